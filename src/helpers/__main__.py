@@ -1,0 +1,119 @@
+"""The command line: python -m helpers …"""
+
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+RUNS = Path("data/runs")
+
+
+class DataName(StrEnum):
+    cifar10 = "cifar10"
+    synthetic = "synthetic"
+    auto = "auto"
+
+
+Out = Annotated[Path, typer.Option(help="where run folders go: OUT/NAME/seed-K")]
+TimeLimit = Annotated[float | None, typer.Option(min=0, help="seconds after which to stop, behind a checkpoint")]
+Root = Annotated[Path, typer.Option(help="where the data sets lie")]
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="an experiment, such as plain-20 or resnet-56")],
+    seed: int = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="shorten the schedule to so many steps")] = None,
+    eval_every: Annotated[int | None, typer.Option(min=1, help="steps between evaluations")] = None,
+    data: Annotated[DataName, typer.Option(help="auto: CIFAR-10 if it is there, else synthetic")] = DataName.cifar10,
+    out: Out = Path("build/runs/own"),
+    time_limit: TimeLimit = None,
+    data_root: Root = Path("data"),
+) -> None:
+    """Train one network and record it; call again to go on."""
+    from helpers.data import load_data
+    from helpers.experiments import experiment
+    from helpers.runs import record
+
+    run = experiment(name, seed, steps, eval_every)
+    print(record(run.name, run.config, out, load_data(data.value, data_root), time_limit))
+
+
+@app.command()
+def suite(
+    name: Annotated[str, typer.Argument(help="smoke, quick, agreement, paper or options")],
+    only: Annotated[list[str] | None, typer.Option(help="only the experiments of this name; repeat for more")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="only these seeds; repeat for more")] = None,
+    out: Annotated[Path | None, typer.Option(help="instead of data/runs/NAME (smoke: build/runs/NAME)")] = None,
+    time_limit: TimeLimit = None,
+    list_: Annotated[bool, typer.Option("--list", help="say what is done and what is missing; train nothing")] = False,
+    data_root: Root = Path("data"),
+) -> None:
+    """Do what is missing of a suite of runs."""
+    from helpers import experiments
+    from helpers.data import load_data
+    from helpers.runs import progress, record_suite, select
+
+    chosen = experiments.suite(name)
+    runs = select(chosen, only, seed)
+    out = out or (Path("build/runs") if name == "smoke" else RUNS) / name
+    if not list_:
+        record_suite(runs, out, load_data(chosen.data, data_root), time_limit, half_weights=out.parent == RUNS)
+    for run in runs:
+        print(f"{run.name} seed {run.config.seed}: {progress(run, out)}")
+
+
+@app.command()
+def data(root: Root = Path("data")) -> None:
+    """Put CIFAR-10 in place, downloading it if it is missing, and check it."""
+    from helpers.data import load_cifar10
+
+    train, test = load_cifar10(root)
+    print(f"CIFAR-10 is whole: {len(train.labels):,} training and {len(test.labels):,} test images in {root}")
+
+
+@app.command()
+def notebooks(
+    numbers: Annotated[list[str] | None, typer.Argument(help="such as 06; all if none is named")] = None,
+    profile: Annotated[str, typer.Option(help="smoke, quick or paper")] = "smoke",
+) -> None:
+    """Execute notebooks with papermill into build/notebooks."""
+    from helpers.notebooks import execute_all
+
+    execute_all(numbers or [], profile)
+
+
+def main() -> None:
+    """Exit code 2 for what was asked wrongly, 1 for what failed, each with one sentence."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM; call again to go on from the checkpoint"))
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; call again to go on from the checkpoint")
+    except Exception as error:
+        for code, kinds in exit_codes().items():
+            if isinstance(error, kinds):
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(code)
+        raise
+
+
+def exit_codes() -> dict[int, tuple[type[Exception], ...]]:
+    """The errors that are told in their own sentence; any other is a bug and shows its traceback."""
+    from helpers.data import DataError
+    from helpers.experiments import UnknownName
+    from helpers.notebooks import NotebookError
+    from helpers.runs import RunError
+    from helpers.step import PathError
+    from helpers.train import CheckpointError, NotFinite
+
+    return {2: (UnknownName,), 1: (DataError, RunError, PathError, CheckpointError, NotFinite, NotebookError, OSError)}
+
+
+if __name__ == "__main__":
+    main()

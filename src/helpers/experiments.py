@@ -1,0 +1,109 @@
+"""Every run of the reproduction by name: what `plain-20` is, and which runs a suite has, in which order."""
+
+import dataclasses
+import difflib
+from typing import NamedTuple
+
+from helpers.models import Shortcut, cifar_spec
+from helpers.train import Config, Schedule
+
+DEPTHS = (20, 32, 44, 56, 110)
+
+
+class UnknownName(ValueError):
+    """No experiment or suite has that name."""
+
+
+class Run(NamedTuple):
+    """One network trained once."""
+
+    name: str
+    config: Config
+
+
+class Suite(NamedTuple):
+    """Runs that belong together, in the order in which they are worth doing."""
+
+    about: str
+    data: str
+    runs: tuple[Run, ...]
+
+
+def cifar(depth: int, shortcut: Shortcut = "A", **changes) -> Config:
+    """The paper's configuration (Sec. 4.2); nets of 110 layers and more start at a rate of 0.01."""
+    schedule = Schedule(warmup_lr=0.01 if depth >= 110 else None)
+    return Config(cifar_spec(depth, shortcut), schedule, **changes)
+
+
+EXPERIMENTS: dict[str, Config] = {
+    **{f"plain-{depth}": cifar(depth, "plain") for depth in (8, *DEPTHS)},
+    **{f"resnet-{depth}": cifar(depth) for depth in (8, *DEPTHS, 1202)},
+    **{f"resnet-{depth}-{option}": cifar(depth, option) for depth in (20, 56) for option in ("B", "C")},
+    "resnet-20-float32": cifar(20, precision="float32"),
+}
+
+
+def near(name: str, known, what: str) -> UnknownName:
+    """The error for an unknown `name`, with the names most like it."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)
+    return UnknownName(f"unknown {what} {name!r}: did you mean {' or '.join(close)}?")
+
+
+def experiment(name: str, seed: int = 0, steps: int | None = None, eval_every: int | None = None) -> Run:
+    """The run of that name; `steps` shortens the schedule, milestones and all. Raises UnknownName."""
+    if name not in EXPERIMENTS:
+        raise near(name, EXPERIMENTS, "experiment")
+    config = dataclasses.replace(EXPERIMENTS[name], seed=seed)
+    if steps is not None:
+        config = dataclasses.replace(config, schedule=config.schedule.shortened(steps))
+    if eval_every is not None:
+        config = dataclasses.replace(config, eval_every=eval_every)
+    return Run(name, config)
+
+
+def paper_order() -> list[tuple[str, int]]:
+    """Fig. 1 and 7 first, then the rest of Fig. 6 and Table 6, then more seeds, then 1202 layers."""
+    first = ["plain-20", "plain-56", "resnet-20", "resnet-56"]
+    second = ["plain-32", "plain-44", "plain-110", "resnet-32", "resnet-44", "resnet-110"]
+    more = [("resnet-110", seed) for seed in range(1, 5)]
+    more += [(name, seed) for seed in range(1, 5) for name in first]
+    more += [(name, seed) for seed in range(1, 5) for name in second if name != "resnet-110"]
+    return [(name, 0) for name in first + second] + more + [("resnet-1202", 0)]
+
+
+def suite(name: str) -> Suite:
+    """The suite of that name. Raises UnknownName."""
+    if name not in SUITES:
+        raise near(name, SUITES, "suite")
+    return SUITES[name]
+
+
+QUICK = {"steps": 4000, "eval_every": 500}
+
+SUITES: dict[str, Suite] = {
+    "smoke": Suite(
+        "seconds, to see that everything works",
+        "synthetic",
+        tuple(experiment(n, steps=40, eval_every=10) for n in ("plain-8", "plain-20", "resnet-8", "resnet-20")),
+    ),
+    "quick": Suite(
+        "the recipe in 4,000 steps instead of 64,000: an hour on two CPU cores",
+        "cifar10",
+        tuple(experiment(n, **QUICK) for n in ("plain-20", "resnet-20", "plain-56", "resnet-56")),
+    ),
+    "agreement": Suite(
+        "float32 against the fast path, on the quick schedule",
+        "cifar10",
+        (experiment("resnet-20-float32", **QUICK),),
+    ),
+    "paper": Suite(
+        "the full protocol: Table 6, Figures 1, 6 and 7",
+        "cifar10",
+        tuple(experiment(n, seed) for n, seed in paper_order()),
+    ),
+    "options": Suite(
+        "projection shortcuts: options B and C",
+        "cifar10",
+        tuple(experiment(f"resnet-{d}-{o}", seed) for seed in range(3) for d in (20, 56) for o in ("B", "C")),
+    ),
+}

@@ -1,0 +1,226 @@
+"""One optimisation step, as fast as the device allows, beside the plain step that it must agree with.
+
+A convolution spends its time in the vendor's kernels. What is left is memory traffic: batch normalisation, the
+addition and ReLU, each a pass over the activations. The fast path fuses the three, forward and backward, keeps
+activations in bfloat16 (weights, statistics, loss and optimiser stay in float32), and orders memory as the
+convolutions want it. `Path` says which of this a run uses; the plain path is the network's own forward.
+"""
+
+import ctypes
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch._dynamo
+import torch._inductor.config
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+COMPILE_FROM = 4e6  # layers x images: where a run on two CPU cores has saved what compiling cost it
+
+
+class PathError(RuntimeError):
+    """This machine cannot take the path that a run was begun on."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """How steps are executed; chosen once a run and written to its `run.json`."""
+
+    device: str  # cpu, cuda or mps
+    precision: str  # "float32", or "bfloat16" for activations
+    compiled: bool  # batch normalisation, addition and ReLU fused by torch.compile
+    threads: int  # of the CPU: sums are split among them, so another number rounds differently
+    why: str  # in words
+
+
+def has_compiler(device: str) -> bool:
+    """Whether torch.compile can build kernels here: a C++ compiler on a CPU, Triton on a GPU."""
+    if device == "cpu":
+        return any(shutil.which(name) for name in ("g++", "clang++"))
+    return device == "cuda" and torch.utils._triton.has_triton()
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 faster than float32."""
+    if device == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
+
+
+def choose_path(device: str, work: float, precision: str = "auto", compiled: bool | None = None) -> Path:
+    """The path for a run of `work` layers times images; "auto" and None leave the choice to the device."""
+    why = []
+    if precision == "auto":
+        precision = "bfloat16" if has_bfloat16(device) else "float32"
+        why.append("bfloat16 instructions" if precision == "bfloat16" else "no fast bfloat16 here")
+    if compiled is None:
+        compiled = False
+        if not has_compiler(device):
+            why.append("no compiler here")
+        elif device == "cpu" and work < COMPILE_FROM:
+            why.append("too short a run to repay compiling")
+        else:
+            compiled = True
+            why.append("long enough to repay compiling")
+    return Path(device, precision, compiled, torch.get_num_threads(), ", ".join(why) or "as configured")
+
+
+def take_path(path: Path) -> None:
+    """Make this process follow `path`. Raises PathError, with the reason, where it cannot."""
+    if path.device == "cuda" and not torch.cuda.is_available():
+        raise PathError("the run was begun on a GPU and this machine has none")
+    if path.compiled and not has_compiler(path.device):
+        raise PathError("the run was begun with compiled kernels and this machine has no compiler")
+    if path.threads > (os.cpu_count() or 1):
+        raise PathError(f"the run was begun on {path.threads} CPU threads and this machine has {os.cpu_count()}")
+    torch.set_num_threads(path.threads)
+    if path.compiled:
+        torch._inductor.config.cpp.threads = path.threads
+        torch._dynamo.config.recompile_limit = 64  # one kernel a shape; ImageNet's nets have more than eight
+    if path.device == "cpu":
+        keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees: handing 8 MB back and faulting it in again each step costs a quarter of it."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):
+            library.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large block
+            library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def make_step(network: nn.Module, optimiser: torch.optim.Optimizer, path: Path) -> Step:
+    """A function of one batch, images (n, 3, h, w) and labels (n,), that takes one step of SGD (Sec. 3.4).
+
+    It returns, on the device and without waiting for it, the batch's mean loss in nats and its number of errors.
+    """
+    network.train().to(memory_format=torch.channels_last)
+    forward = fuse(network) if path.compiled else network
+    low = path.precision == "bfloat16"
+
+    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(path.device, torch.bfloat16, enabled=low):
+            logits = forward(images).float()
+        loss = F.cross_entropy(logits, labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.detach(), (logits.detach().argmax(1) != labels).sum()
+
+    return step
+
+
+def fuse(network: nn.Module) -> fx.GraphModule:
+    """The network's training forward with every norm -> (+ shortcut) -> ReLU as one operation.
+
+    The result shares parameters and moving averages with `network`, which stays as it is.
+    """
+    traced = fx.symbolic_trace(network)
+    modules = dict(traced.named_modules())
+
+    def is_relu(node: fx.Node) -> bool:
+        return node.target is F.relu or isinstance(modules.get(node.target), nn.ReLU)
+
+    for index, node in enumerate(list(traced.graph.nodes)):
+        norm = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(norm, nn.BatchNorm2d) or len(node.users) != 1:
+            continue
+        last, added = next(iter(node.users)), None
+        chain = [node]
+        if getattr(last.target, "__name__", "") == "add" and last.args[0] is node and len(last.users) == 1:
+            added = last.args[1]
+            chain.append(last)
+            last = next(iter(last.users))
+        if is_relu(last):
+            traced.add_submodule(f"fused_{index}", NormReLU(norm))
+            with traced.graph.inserting_before(last):
+                fused = traced.graph.call_module(f"fused_{index}", (node.args[0], added))
+            last.replace_all_uses_with(fused)
+            for replaced in [last, *reversed(chain)]:
+                traced.graph.erase_node(replaced)
+    traced.recompile()
+    return traced
+
+
+class NormReLU(nn.Module):
+    """relu(norm(x) + added) in training mode, with the parameters and moving averages of `norm`."""
+
+    def __init__(self, norm: nn.BatchNorm2d):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor, added: Tensor | None) -> Tensor:
+        norm = self.norm
+        y, mean, variance = FusedNormReLU.apply(x, norm.weight, norm.bias, added, norm.eps)
+        norm.running_mean.lerp_(mean, norm.momentum)
+        count = x.numel() // x.shape[1]
+        norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+        return y
+
+
+class FusedNormReLU(torch.autograd.Function):
+    """Two passes over the activations forward, two backward; y is kept instead of a mask of where ReLU was open."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, added, eps):
+        mean, variance, inverse, scale, shift = kernels["moments"](x, weight, bias, eps)
+        y = kernels["normalise"](x, scale, shift, added)
+        ctx.save_for_backward(x, y, mean, inverse, weight)
+        ctx.has_added = added is not None
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx, grad, _mean, _variance):
+        x, y, mean, inverse, weight = ctx.saved_tensors
+        grad_weight, grad_bias, a, b, c = kernels["reduce"](grad, x, y, mean, inverse, weight)
+        grad_x, grad_added = kernels["spread"](grad, x, y, a, b, c, ctx.has_added)
+        return grad_x, grad_weight, grad_bias, grad_added, None
+
+
+def per_channel(vector: Tensor) -> Tensor:
+    return vector[:, None, None]
+
+
+def moments(x, weight, bias, eps):
+    """Mean and variance of each channel, 1 / std, and the affine map that normalises: all (c,)."""
+    count = x.numel() // x.shape[1]
+    x = x.float()
+    mean = x.sum((0, 2, 3)) / count
+    variance = ((x * x).sum((0, 2, 3)) / count - mean * mean).clamp_min(0)
+    inverse = torch.rsqrt(variance + eps)
+    scale = weight * inverse
+    return mean, variance, inverse, scale, bias - mean * scale
+
+
+def normalise(x, scale, shift, added):
+    y = x.float() * per_channel(scale) + per_channel(shift)
+    return F.relu(y if added is None else y + added.float()).to(x.dtype)
+
+
+def reduce(grad, x, y, mean, inverse, weight):
+    """Gradients of weight and bias, and a, b, c such that that of x is a * g + b * x + c, g being ReLU's."""
+    count = x.numel() // x.shape[1]
+    g = torch.where(y > 0, grad, 0).float()
+    grad_bias = g.sum((0, 2, 3))
+    grad_weight = (g * (x.float() - per_channel(mean))).sum((0, 2, 3)) * inverse
+    a = weight * inverse
+    b = -a * grad_weight * inverse / count
+    return grad_weight, grad_bias, a, b, -a * grad_bias / count - b * mean
+
+
+def spread(grad, x, y, a, b, c, has_added):
+    g = torch.where(y > 0, grad, 0)
+    grad_x = per_channel(a) * g.float() + per_channel(b) * x.float() + per_channel(c)
+    return grad_x.to(x.dtype), g if has_added else None
+
+
+kernels = {f.__name__: torch.compile(f, dynamic=False) for f in (moments, normalise, reduce, spread)}

@@ -1,0 +1,281 @@
+"""The paper's recipe (Sec. 3.4 and 4.2): one loop, a generator of metric rows, over a state that can be saved."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from helpers.data import Split, batches, mean_image, normalise
+from helpers.models import ResNet, Spec
+from helpers.step import Path as StepPath
+from helpers.step import choose_path, make_step, take_path
+
+GATE_WINDOW = 100  # steps whose mean training error the warm-up's gate looks at
+
+
+class NotFinite(RuntimeError):
+    """The loss became infinite or not a number."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is damaged, or is not one of this run."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate as a pure function of the step (Sec. 4.2)."""
+
+    steps: int = 64_000
+    milestones: tuple[int, ...] = (32_000, 48_000)  # the rate is divided by ten at each
+    lr: float = 0.1
+    warmup_lr: float | None = None  # the rate until the gate opens; None: no warm-up
+    gate_error: float = 80.0  # percent: the gate opens when 100 steps' mean training error is below it
+
+    def lr_at(self, step: int, gate_open: bool = True) -> float:
+        """The rate of step 0, 1, …; the milestones count from the start whenever the gate opens."""
+        if self.warmup_lr is not None and not gate_open:
+            return self.warmup_lr
+        return self.lr * 0.1 ** sum(step >= milestone for milestone in self.milestones)
+
+    def shortened(self, steps: int) -> "Schedule":
+        """The same shape in another number of steps: the milestones scale with them."""
+        milestones = tuple(round(milestone * steps / self.steps) for milestone in self.milestones)
+        return dataclasses.replace(self, steps=steps, milestones=milestones)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that decides what a run computes."""
+
+    spec: Spec
+    schedule: Schedule = field(default_factory=Schedule)
+    batch_size: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_all: bool = True  # False leaves batch normalisation and biases without weight decay
+    held_out: int = 0  # training images set aside, from the end: 5,000 for the paper's choice of schedule
+    eval_every: int = 500  # steps between rows of metrics
+    seed: int = 0
+    precision: str = "auto"  # "float32", "bfloat16", or what the device does best
+    compiled: bool | None = None  # fused kernels; None: where the run is long enough to repay them
+
+    def as_dict(self) -> dict:
+        """As JSON has it: plain types, lists for tuples."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @staticmethod
+    def from_dict(values: dict) -> "Config":
+        """The inverse of `as_dict`."""
+        spec = {**values["spec"], "blocks": tuple(values["spec"]["blocks"]), "widths": tuple(values["spec"]["widths"])}
+        schedule = {**values["schedule"], "milestones": tuple(values["schedule"]["milestones"])}
+        return Config(**{**values, "spec": Spec(**spec), "schedule": Schedule(**schedule)})
+
+
+@dataclass
+class State:
+    """A run between two steps: all that resuming needs."""
+
+    config: Config
+    path: StepPath
+    network: ResNet
+    optimiser: torch.optim.SGD
+    step: int  # steps done
+    seconds: float  # spent on them, evaluations included
+    loss: Tensor  # sum over the steps since the last row, float64
+    errors: Tensor  # likewise, of wrongly classified images, int64
+    gate: Tensor  # bool: whether the warm-up is over
+    gate_errors: Tensor  # int64: wrong images in the gate's present window
+    not_finite: Tensor  # int64: the first step whose loss was not finite, or -1
+
+    @property
+    def device(self) -> str:
+        return self.path.device
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything in it that changes, by name."""
+        named = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            state = self.optimiser.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            named[f"momentum.{name}"] = state["momentum_buffer"]
+        counters = ("loss", "errors", "gate", "gate_errors", "not_finite")
+        return named | {name: getattr(self, name) for name in counters}
+
+
+def start(config: Config, device: str | None = None, path: StepPath | None = None) -> State:
+    """A run at step 0: the network initialised from the seed, on the CPU, so alike on every device."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    work = config.spec.depth * config.schedule.steps * config.batch_size
+    path = path or choose_path(device, work, config.precision, config.compiled)
+    take_path(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = ResNet(config.spec)
+    network.to(path.device, memory_format=torch.channels_last)
+    optimiser = make_optimiser(network, config)
+
+    def zero(dtype: torch.dtype) -> Tensor:
+        return torch.zeros((), dtype=dtype, device=path.device)
+
+    gate = torch.tensor(config.schedule.warmup_lr is None, device=path.device)
+    never = torch.tensor(-1, device=path.device)
+    return State(
+        config, path, network, optimiser, 0, 0.0, zero(torch.float64), zero(torch.int64), gate, zero(torch.int64), never
+    )
+
+
+def make_optimiser(network: ResNet, config: Config) -> torch.optim.SGD:
+    """SGD with momentum and without Nesterov's correction. The rate is a tensor, so that it can change on the device."""
+    decayed = [p for p in network.parameters() if config.decay_all or p.ndim > 1]
+    others = [p for p in network.parameters() if not (config.decay_all or p.ndim > 1)]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    lr = torch.tensor(0.0, device=decayed[0].device)
+    return torch.optim.SGD([g for g in groups if g["params"]], lr=lr, momentum=config.momentum, fused=True)
+
+
+def train(state: State, train_split: Split, test_split: Split, progress: bool | None = None) -> Iterator[dict]:
+    """Advance `state` to the end of its schedule, with a row of metrics at each evaluation.
+
+    Training loss and error are running means over the augmented batches since the last row, as in the paper's
+    curves; test loss and error are of the whole test split. Losses in nats, errors in percent. A bar is shown
+    if `progress`, by default on a terminal. Raises NotFinite, with the step, if the loss is no longer finite.
+    """
+    config, schedule = state.config, state.config.schedule
+    count = len(train_split.labels) - config.held_out
+    train_split = Split(*(part[:count].to(state.device) for part in train_split))
+    test_split = test_split.to(state.device)
+    mean = mean_image(train_split)
+    step = make_step(state.network, state.optimiser, state.path)
+    stream = batches(train_split, config.batch_size, config.seed, state.step, mean)
+    hidden = None if progress is None else not progress
+    with tqdm(total=schedule.steps, initial=state.step, unit="step", disable=hidden, leave=False) as bar:
+        while state.step < schedule.steps:
+            begun, first = time.perf_counter(), state.step
+            end = min((first // config.eval_every + 1) * config.eval_every, schedule.steps)
+            while state.step < end:
+                advance(state, step, *next(stream))
+                bar.update()
+            yield measure(state, test_split, mean, end - first, begun)
+
+
+def advance(state: State, step, images: Tensor, labels: Tensor) -> None:
+    """One step, and its bookkeeping on the device: running sums, the gate, the watch for a loss that is not finite."""
+    schedule, rate = state.config.schedule, state.optimiser.param_groups[0]["lr"]
+    rate.fill_(schedule.lr_at(state.step))
+    if schedule.warmup_lr is not None:
+        rate.copy_(torch.where(state.gate, rate, schedule.warmup_lr))
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    loss, errors = step(images, labels)
+    state.loss += loss
+    state.errors += errors
+    bad = ~loss.isfinite() & (state.not_finite < 0)
+    state.not_finite.copy_(torch.where(bad, state.step, state.not_finite))
+    state.step += 1
+    if schedule.warmup_lr is not None:
+        state.gate_errors += errors
+        if state.step % GATE_WINDOW == 0:
+            seen = GATE_WINDOW * state.config.batch_size
+            state.gate |= state.gate_errors < schedule.gate_error / 100 * seen
+            state.gate_errors.zero_()
+
+
+def measure(state: State, test_split: Split, mean: Tensor, steps: int, begun: float) -> dict:
+    """The row for the last `steps` steps; their running sums start anew."""
+    lr = float(f"{float(state.optimiser.param_groups[0]['lr']):.6g}")
+    if (bad := int(state.not_finite)) >= 0:
+        raise NotFinite(f"the loss was no longer finite at step {bad} (learning rate {lr:g}): nothing after it was kept")
+    train_loss = float(state.loss) / steps
+    train_error = 100 * int(state.errors) / (steps * state.config.batch_size)
+    trained = time.perf_counter()
+    test_loss, test_error = evaluate(state.network, test_split, mean)
+    state.loss.zero_()
+    state.errors.zero_()
+    state.seconds += time.perf_counter() - begun
+    return {
+        "step": state.step,
+        "lr": lr,
+        "train_loss": train_loss,
+        "train_error": train_error,
+        "test_loss": test_loss,
+        "test_error": test_error,
+        "seconds": round(state.seconds, 3),
+        "images_per_second": round(steps * state.config.batch_size / (trained - begun), 1),
+    }
+
+
+@torch.no_grad()
+def evaluate(network: ResNet, split: Split, mean: Tensor, batch_size: int = 500) -> tuple[float, float]:
+    """Mean loss in nats and error in percent on the single view of each image (Sec. 4.2).
+
+    In float32 however the net is trained, so that whoever loads its weights finds the same. The mode is restored.
+    """
+    mode = network.training
+    network.eval()
+    device = split.labels.device
+    loss, errors = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
+        images = normalise(images, mean.to(device)).contiguous(memory_format=torch.channels_last)
+        logits = network(images)
+        loss += F.cross_entropy(logits, labels, reduction="sum")
+        errors += (logits.argmax(1) != labels).sum()
+    network.train(mode)
+    count = len(split.labels)
+    return float(loss) / count, 100 * int(errors) / count
+
+
+def save(state: State, path: str | Path) -> None:
+    """Write `state` beside `path`, then move it there: a kill leaves the old checkpoint or the new one, whole."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
+    about = {
+        "config": state.config.as_dict(),
+        "path": dataclasses.asdict(state.path),
+        "step": state.step,
+        "seconds": state.seconds,
+        "digest": digest(tensors),
+    }
+    part = Path(path).with_name(Path(path).name + ".part")
+    save_file(tensors, part, {"about": json.dumps(about)})
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def load(path: str | Path) -> State:
+    """The state that `save` wrote. Raises CheckpointError if the file is damaged or not a checkpoint."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config, step_path = Config.from_dict(about["config"]), StepPath(**about["path"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint that can be read ({error}); delete it to start over") from None
+    if digest(tensors) != about["digest"]:
+        raise CheckpointError(f"{path} is damaged: its content does not match its digest; delete it to start over")
+    state = start(config, path=step_path)
+    state.step, state.seconds = about["step"], about["seconds"]
+    with torch.no_grad():
+        for name, tensor in state.tensors().items():
+            tensor.copy_(tensors[name])
+    return state
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """One SHA-256 over names and bytes: a changed bit anywhere shows."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode())
+        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
