@@ -57,10 +57,10 @@ def suite(
     """Do what is missing of a suite of runs."""
     from helpers import experiments
     from helpers.data import load_data
-    from helpers.runs import progress, record_suite, select
+    from helpers.runs import progress, record_suite
 
     chosen = experiments.suite(name)
-    runs = select(chosen, only, seed)
+    runs = experiments.select(chosen, only, seed)
     out = out or (Path("build/runs") if name == "smoke" else RUNS) / name
     if not list_:
         record_suite(runs, out, load_data(chosen.data, data_root), time_limit, half_weights=out.parent == RUNS)
@@ -112,7 +112,10 @@ def exit_codes() -> dict[int, tuple[type[Exception], ...]]:
     from helpers.step import PathError
     from helpers.train import CheckpointError, NotFinite
 
-    return {2: (UnknownName,), 1: (DataError, RunError, PathError, CheckpointError, NotFinite, NotebookError, OSError)}
+    return {
+        2: (UnknownName,),
+        1: (DataError, RunError, PathError, CheckpointError, NotFinite, NotebookError, OSError),
+    }
 
 
 if __name__ == "__main__":

@@ -78,6 +78,15 @@ def suite(name: str) -> Suite:
     return SUITES[name]
 
 
+def select(suite: Suite, only: list[str] | None = None, seeds: list[int] | None = None) -> list[Run]:
+    """The suite's runs of these experiments and seeds. Raises UnknownName for an experiment it does not have."""
+    known = list(dict.fromkeys(run.name for run in suite.runs))
+    for name in only or ():
+        if name not in known:
+            raise near(name, known, "experiment of this suite")
+    return [run for run in suite.runs if (not only or run.name in only) and (not seeds or run.config.seed in seeds)]
+
+
 QUICK = {"steps": 4000, "eval_every": 500}
 
 SUITES: dict[str, Suite] = {

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 Shortcut = Literal["plain", "A", "B", "C"]
 
-IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+IMAGENET_BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,16 @@ def cifar_spec(depth: int, shortcut: Shortcut = "A") -> Spec:
 def imagenet_spec(depth: int, shortcut: Shortcut = "B") -> Spec:
     """The ImageNet network of Table 1. Raises ValueError for a depth that is not in the table."""
     if depth not in IMAGENET_BLOCKS:
-        raise ValueError(f"Table 1 has no network of {depth} layers: choose from {', '.join(map(str, IMAGENET_BLOCKS))}")
+        raise ValueError(
+            f"Table 1 has no network of {depth} layers: choose from {', '.join(map(str, IMAGENET_BLOCKS))}"
+        )
     return Spec(
-        IMAGENET_BLOCKS[depth], (64, 128, 256, 512), depth >= 50, shortcut=shortcut, stem="imagenet", classes=1000
+        IMAGENET_BLOCKS[depth],
+        (64, 128, 256, 512),
+        depth >= 50,
+        shortcut=shortcut,
+        stem="imagenet",
+        classes=1000,
     )
 
 
@@ -117,7 +130,12 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut = "B", stride_on_3x3: bool = False
+        self,
+        in_channels: int,
+        width: int,
+        stride: int = 1,
+        shortcut: Shortcut = "B",
+        stride_on_3x3: bool = False,
     ):
         super().__init__()
         first, second = (1, stride) if stride_on_3x3 else (stride, 1)

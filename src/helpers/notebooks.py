@@ -21,7 +21,9 @@ def find(numbers: list[str], directory: Path = NOTEBOOKS) -> list[Path]:
     found = [path for path in every if not numbers or path.name[:2] in numbers or path.stem in numbers]
     missing = [n for n in numbers if not any(n in (path.name[:2], path.stem) for path in every)]
     if missing or not every:
-        raise NotebookError(f"no notebook {', '.join(missing)} in {directory}: there are {', '.join(p.stem for p in every)}")
+        raise NotebookError(
+            f"no notebook {', '.join(missing)} in {directory}: there are {', '.join(p.stem for p in every)}"
+        )
     return found
 
 
@@ -37,7 +39,9 @@ def execute(path: Path, profile: str, target: Path) -> float:
             path, target, {"profile": profile}, kernel_name="python3", cwd=path.parent, progress_bar=False
         )
     except PapermillExecutionError as error:
-        raise NotebookError(f"{path} failed in cell {error.exec_count}: {error.ename}: {error.evalue}; see {target}") from None
+        raise NotebookError(
+            f"{path} failed in cell {error.exec_count}: {error.ename}: {error.evalue}; see {target}"
+        ) from None
     return time.perf_counter() - begun
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from helpers.analysis import gradient_norms, layer_responses
 from helpers.data import Data, mean_image, normalise
-from helpers.experiments import Run, Suite, near
+from helpers.experiments import Run
 from helpers.models import ResNet
 from helpers.train import CheckpointError, Config, State, load, save, start, train
 
@@ -162,7 +162,16 @@ def source_commit() -> str | None:
     """The commit of this package's checkout, with "+" if files differ from it; $SOURCE_COMMIT where there is no git."""
     if commit := os.environ.get("SOURCE_COMMIT"):
         return commit
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+",
+        "--exclude=*",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -302,17 +311,6 @@ def load_series(file: str, directory: str | Path = "data/runs", suite: str = "*"
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def select(suite: Suite, only: list[str] | None = None, seeds: list[int] | None = None) -> list[Run]:
-    """The suite's runs of these experiments and seeds. Raises UnknownName for an experiment it does not have."""
-    known = list(dict.fromkeys(run.name for run in suite.runs))
-    for name in only or ():
-        if name not in known:
-            raise near(name, known, "experiment of this suite")
-    return [
-        run for run in suite.runs if (not only or run.name in only) and (not seeds or run.config.seed in seeds)
-    ]
-
-
 def progress(run: Run, directory: str | Path) -> str:
     """How far a run has come, in words."""
     folder = Path(directory) / run.name / f"seed-{run.config.seed}"
@@ -326,7 +324,11 @@ def progress(run: Run, directory: str | Path) -> str:
 
 
 def record_suite(
-    runs: list[Run], directory: str | Path, data: Data, time_limit: float | None = None, half_weights: bool = False
+    runs: list[Run],
+    directory: str | Path,
+    data: Data,
+    time_limit: float | None = None,
+    half_weights: bool = False,
 ) -> None:
     """Record what is missing of `runs`, in their order, until done or `time_limit` seconds have passed."""
     begun = time.monotonic()

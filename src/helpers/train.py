@@ -77,7 +77,11 @@ class Config:
     @staticmethod
     def from_dict(values: dict) -> "Config":
         """The inverse of `as_dict`."""
-        spec = {**values["spec"], "blocks": tuple(values["spec"]["blocks"]), "widths": tuple(values["spec"]["widths"])}
+        spec = {
+            **values["spec"],
+            "blocks": tuple(values["spec"]["blocks"]),
+            "widths": tuple(values["spec"]["widths"]),
+        }
         schedule = {**values["schedule"], "milestones": tuple(values["schedule"]["milestones"])}
         return Config(**{**values, "spec": Spec(**spec), "schedule": Schedule(**schedule)})
 
@@ -132,15 +136,28 @@ def start(config: Config, device: str | None = None, path: StepPath | None = Non
     gate = torch.tensor(config.schedule.warmup_lr is None, device=path.device)
     never = torch.tensor(-1, device=path.device)
     return State(
-        config, path, network, optimiser, 0, 0.0, zero(torch.float64), zero(torch.int64), gate, zero(torch.int64), never
+        config,
+        path,
+        network,
+        optimiser,
+        0,
+        0.0,
+        zero(torch.float64),
+        zero(torch.int64),
+        gate,
+        zero(torch.int64),
+        never,
     )
 
 
 def make_optimiser(network: ResNet, config: Config) -> torch.optim.SGD:
-    """SGD with momentum and without Nesterov's correction. The rate is a tensor, so that it can change on the device."""
+    """SGD with momentum, without Nesterov's correction. The rate is a tensor, so that the device can change it."""
     decayed = [p for p in network.parameters() if config.decay_all or p.ndim > 1]
     others = [p for p in network.parameters() if not (config.decay_all or p.ndim > 1)]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     lr = torch.tensor(0.0, device=decayed[0].device)
     return torch.optim.SGD([g for g in groups if g["params"]], lr=lr, momentum=config.momentum, fused=True)
 
@@ -196,7 +213,9 @@ def measure(state: State, test_split: Split, mean: Tensor, steps: int, begun: fl
     """The row for the last `steps` steps; their running sums start anew."""
     lr = float(f"{float(state.optimiser.param_groups[0]['lr']):.6g}")
     if (bad := int(state.not_finite)) >= 0:
-        raise NotFinite(f"the loss was no longer finite at step {bad} (learning rate {lr:g}): nothing after it was kept")
+        raise NotFinite(
+            f"the loss was no longer finite at step {bad} (learning rate {lr:g}): nothing after it was kept"
+        )
     train_loss = float(state.loss) / steps
     train_error = 100 * int(state.errors) / (steps * state.config.batch_size)
     trained = time.perf_counter()
@@ -225,7 +244,10 @@ def evaluate(network: ResNet, split: Split, mean: Tensor, batch_size: int = 500)
     mode = network.training
     network.eval()
     device = split.labels.device
-    loss, errors = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+    loss, errors = (
+        torch.zeros((), dtype=torch.float64, device=device),
+        torch.zeros((), dtype=torch.int64, device=device),
+    )
     for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
         images = normalise(images, mean.to(device)).contiguous(memory_format=torch.channels_last)
         logits = network(images)
@@ -261,7 +283,9 @@ def load(path: str | Path) -> State:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config, step_path = Config.from_dict(about["config"]), StepPath(**about["path"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint that can be read ({error}); delete it to start over") from None
+        raise CheckpointError(
+            f"{path} is not a checkpoint that can be read ({error}); delete it to start over"
+        ) from None
     if digest(tensors) != about["digest"]:
         raise CheckpointError(f"{path} is damaged: its content does not match its digest; delete it to start over")
     state = start(config, path=step_path)

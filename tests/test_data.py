@@ -1,0 +1,309 @@
+import hashlib
+import http.server
+import itertools
+import pickle
+import tarfile
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision.transforms.functional as TF
+from torchvision.datasets import CIFAR10
+
+from helpers import data
+from helpers.data import (
+    DataError,
+    Split,
+    augment,
+    batches,
+    draw_epoch,
+    fetch,
+    load_data,
+    mean_image,
+    synthetic,
+)
+
+REAL = Path(__file__).parents[1] / "data"
+
+
+def numbered(count: int) -> Split:
+    """Images whose every pixel tells which image it is."""
+    images = torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(count, 3, 4, 4).contiguous()
+    return Split(images, torch.arange(count))
+
+
+def test_augment_is_torchvisions_pad_crop_and_flip():
+    images = torch.rand(81 * 2, 3, 32, 32) - 0.5
+    offsets = torch.tensor(list(itertools.product(range(9), range(9))) * 2)
+    flips = torch.arange(162) >= 81
+    for ours, image, (top, left), flip in zip(augment(images, offsets, flips), images, offsets, flips, strict=True):
+        theirs = TF.crop(TF.pad(image, [4]), int(top), int(left), 32, 32)
+        assert torch.equal(ours, TF.hflip(theirs) if flip else theirs)
+
+
+def test_offsets_and_flips_cover_their_range_evenly():
+    draw = draw_epoch(50_000, seed=0, epoch=3)
+    counts = torch.bincount(draw.offsets[:, 0] * 9 + draw.offsets[:, 1], minlength=81)
+    assert counts.min() > 500 and counts.max() < 740
+    assert draw.flips.float().mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_an_epoch_shows_every_image_once_and_batches_run_across_its_end():
+    split = numbered(50)
+    stream = itertools.islice(batches(split, 16, seed=0), 25)  # 400 images: eight epochs
+    labels = torch.cat([labels for _, labels in stream])
+    orders = labels.view(8, 50)
+    assert torch.equal(orders.sort(1).values, torch.arange(50).expand(8, 50))
+    assert len(set(map(tuple, orders.tolist()))) == 8, "each epoch has an order of its own"
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(50, 16), (48, 16), (10, 25)])
+def test_a_stream_begun_later_goes_on_as_the_whole_one(count, batch_size):
+    split = numbered(count)
+    whole = list(itertools.islice(batches(split, batch_size, seed=7), 12))
+    assert all(len(labels) == batch_size for _, labels in whole)
+    for first in range(12):
+        images, labels = next(batches(split, batch_size, seed=7, first_step=first))
+        assert torch.equal(images, whole[first][0]) and torch.equal(labels, whole[first][1])
+
+
+def test_seeds_and_epochs_differ():
+    orders = [draw_epoch(1000, seed, epoch).order.tolist() for seed in range(3) for epoch in range(3)]
+    assert len(set(map(tuple, orders))) == 9
+
+
+def test_images_and_labels_stay_together_and_the_mean_is_taken_before_padding():
+    split = numbered(50)
+    mean = torch.full((3, 4, 4), 0.5)
+    images, labels = next(batches(split, 50, seed=0, mean=mean))
+    for image, label in zip(images, labels, strict=True):
+        assert set(image.unique().tolist()) <= {0.0, (label / 255 - 0.5).item()}, "padding is zero after the mean"
+
+
+def test_mean_image_is_per_pixel():
+    split = Split(torch.randint(0, 256, (100, 3, 5, 6), dtype=torch.uint8), torch.zeros(100))
+    torch.testing.assert_close(mean_image(split), (split.images.double() / 255).mean(0).float())
+
+
+def test_synthetic_depends_on_its_seed_alone():
+    (train, test), (again, _), (other, _) = (
+        synthetic(200, 100),
+        synthetic(200, 100),
+        synthetic(200, 100, seed=1),
+    )
+    assert torch.equal(train.images, again.images) and not torch.equal(train.images, other.images)
+    assert train.images.shape == (200, 3, 32, 32) and train.images.dtype == torch.uint8
+    assert torch.equal(test.labels.bincount(), torch.full((10,), 10))
+
+
+def test_synthetic_takes_learning():
+    """A linear classifier is above chance, and a nearest-shape look would do far better: see test_train."""
+    train, test = synthetic(2000, 1000)
+    features = [s.images.flatten(1).double() / 255 for s in (train, test)]
+    middle = features[0].mean(0)
+    x, y = features[0] - middle, torch.nn.functional.one_hot(train.labels).double()
+    weights = torch.linalg.solve(x.T @ x + 100 * torch.eye(x.shape[1]), x.T @ (y - 0.1))
+    error = 100 * float((((features[1] - middle) @ weights).argmax(1) != test.labels).double().mean())
+    assert 50 < error < 80
+
+
+def pack(folder, target):
+    with tarfile.open(target, "w:gz") as file:
+        file.add(folder, folder.name)
+    return hashlib.md5(target.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def small_cifar(tmp_path, monkeypatch):
+    """A data set in CIFAR-10's format and names with ten images a batch, packed; torchvision accepts its sums."""
+    folder = tmp_path / "home" / CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    sums = {}
+    for name, _ in CIFAR10.train_list + CIFAR10.test_list:
+        images = torch.randint(0, 256, (10, 3072), dtype=torch.uint8, generator=generator).numpy()
+        (folder / name).write_bytes(pickle.dumps({"data": images, "labels": list(range(10))}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    for path in folder.iterdir():
+        sums[path.name] = hashlib.md5(path.read_bytes()).hexdigest()
+    archive = tmp_path / "home" / data.ARCHIVE
+    monkeypatch.setattr(data, "ARCHIVE_MD5", pack(folder, archive))
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, sums[name]] for name, _ in CIFAR10.train_list])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
+    return archive
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one file as `behave` says, and remembers what was asked."""
+
+    def __init__(self, content: bytes, behave):
+        self.content, self.behave, self.asked = content, behave, []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{data.ARCHIVE}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        self.server.behave(self, wanted)
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, content: bytes, start: int = 0, partial: bool = False, length: int | None = None):
+        if partial and start >= len(content):
+            return self.send_error(416)
+        self.send_response(206 if partial else 200)
+        self.send_header("Content-Length", str(length or len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start:])
+
+
+def first_byte(wanted: str | None) -> int:
+    return int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+
+
+def whole(handler, wanted):
+    handler.answer(handler.server.content, first_byte(wanted), bool(wanted))
+
+
+def breaks_off(handler, wanted):
+    """Half of what is left, each time."""
+    start, content = first_byte(wanted), handler.server.content
+    enough = start + (len(content) - start + 1) // 2 if len(handler.server.asked) < 3 else len(content)
+    handler.answer(content[:enough], start, bool(wanted), length=len(content) - start)
+
+
+def without_ranges(handler, wanted):
+    handler.answer(handler.server.content)
+
+
+def wrong_bytes(handler, wanted):
+    handler.answer(b"not it" * 100)
+
+
+def slow(handler, wanted):
+    threading.Event().wait(1.0)
+    whole(handler, wanted)
+
+
+def missing(handler, wanted):
+    handler.send_error(404)
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def begin(content: bytes, behave) -> Server:
+        servers.append(Server(content, behave))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+CONTENT = bytes(range(256)) * 1000
+CONTENT_MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(serve, tmp_path):
+    server = serve(CONTENT, breaks_off)
+    assert fetch((server.url,), tmp_path / "a", CONTENT_MD5).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=128000-", "bytes=192000-"]
+
+
+def test_a_part_left_by_an_earlier_process_is_used(serve, tmp_path):
+    (tmp_path / "a.part").write_bytes(CONTENT[:1000])
+    server = serve(CONTENT, whole)
+    assert fetch((server.url,), tmp_path / "a", CONTENT_MD5).read_bytes() == CONTENT
+    assert server.asked == ["bytes=1000-"]
+    assert not (tmp_path / "a.part").exists()
+
+
+def test_a_server_without_ranges_is_read_from_the_start(serve, tmp_path):
+    (tmp_path / "a.part").write_bytes(CONTENT[:1000])
+    assert fetch((serve(CONTENT, without_ranges).url,), tmp_path / "a", CONTENT_MD5).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("length", [len(CONTENT), len(CONTENT) + 5])
+def test_a_whole_or_overlong_part_is_judged_by_its_sum(serve, tmp_path, length):
+    (tmp_path / "a.part").write_bytes((CONTENT + b"extra")[:length])
+    urls = serve(CONTENT, whole).url, serve(CONTENT, whole).url
+    assert fetch(urls, tmp_path / "a", CONTENT_MD5).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("behave", [wrong_bytes, slow, missing])
+def test_the_next_mirror_is_tried(serve, tmp_path, behave):
+    urls = serve(CONTENT, behave).url, serve(CONTENT, whole).url
+    assert fetch(urls, tmp_path / "a", CONTENT_MD5, tries=1, timeout=0.3).read_bytes() == CONTENT
+
+
+def test_wrong_bytes_everywhere_leave_nothing_behind(serve, tmp_path):
+    with pytest.raises(DataError, match="wrong content"):
+        fetch((serve(CONTENT, wrong_bytes).url,), tmp_path / "a", CONTENT_MD5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_offline_says_what_to_download_and_where_to_put_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/" + data.ARCHIVE,))
+    with pytest.raises(DataError, match=rf"fetch it yourself from http.*{data.ARCHIVE}, put it into {tmp_path}"):
+        load_data("cifar10", tmp_path)
+
+
+def test_cifar10_is_downloaded_once_checked_and_read(serve, small_cifar, tmp_path, monkeypatch):
+    server = serve(small_cifar.read_bytes(), whole)
+    monkeypatch.setattr(data, "MIRRORS", (server.url,))
+    for _ in range(2):
+        loaded = load_data("cifar10", tmp_path / "data")
+    assert len(server.asked) == 1
+    assert loaded.train.images.shape == (50, 3, 32, 32) and loaded.test.labels.tolist() == list(range(10))
+    stored = CIFAR10(tmp_path / "data").data[7]
+    assert torch.equal(loaded.train.images[7], torch.from_numpy(stored).permute(2, 0, 1))
+    assert len(loaded.md5) == 6
+
+
+def test_a_hand_placed_archive_needs_no_network(small_cifar, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/none",))
+    small_cifar.rename(tmp_path / small_cifar.name)
+    assert load_data("cifar10", tmp_path).name == "cifar10"
+
+
+@pytest.mark.parametrize("damage", ["truncate", "alter"])
+def test_a_damaged_file_is_named(small_cifar, tmp_path, damage):
+    root = small_cifar.parent
+    path = root / CIFAR10.base_folder / "data_batch_3"
+    content = bytearray(path.read_bytes())
+    content[500] ^= 1
+    path.write_bytes(content if damage == "alter" else content[:-10])
+    with pytest.raises(DataError, match=r"data_batch_3 is damaged .* delete it and load again"):
+        load_data("cifar10", root)
+
+
+def test_a_missing_file_is_named_where_nothing_may_be_downloaded(tmp_path):
+    with pytest.raises(DataError, match="data_batch_1 is missing"):
+        data.load_cifar10(tmp_path, download=False)
+
+
+def test_auto_takes_what_is_there(small_cifar, tmp_path):
+    assert load_data("auto", small_cifar.parent).name == "cifar10"
+    assert load_data("auto", tmp_path / "nothing").name == "synthetic"
+    with pytest.raises(DataError, match="choose cifar10, synthetic or auto"):
+        load_data("mnist")
+
+
+@pytest.mark.skipif(not (REAL / CIFAR10.base_folder).is_dir(), reason="no CIFAR-10 here")
+def test_the_real_data_are_what_everyone_measured():
+    loaded = load_data("cifar10", REAL)
+    assert loaded.train.labels.bincount().tolist() == [5000] * 10
+    assert loaded.test.labels.bincount().tolist() == [1000] * 10
+    assert mean_image(loaded.train).mean((1, 2)).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)

@@ -1,0 +1,164 @@
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from helpers.analysis import count_cost
+from helpers.models import (
+    BasicBlock,
+    Bottleneck,
+    PadShortcut,
+    ResNet,
+    Spec,
+    cifar_spec,
+    count_parameters,
+    imagenet_spec,
+)
+from helpers.paper import load_table
+
+TABLE_6 = load_table("table6").query("method == 'ResNet'").set_index("layers").exact_parameters
+TABLE_1 = load_table("table1").set_index("depth").multiply_adds
+FOUR = pytest.mark.parametrize("shortcut", ["plain", "A", "B", "C"])
+
+
+def parameters_on_meta(spec):
+    with torch.device("meta"):
+        return count_parameters(ResNet(spec))
+
+
+@pytest.mark.parametrize(("depth", "parameters"), list(TABLE_6.items()))
+def test_cifar_parameters_are_the_papers(depth, parameters):
+    assert parameters_on_meta(cifar_spec(depth)) == parameters
+    assert parameters_on_meta(cifar_spec(depth, "plain")) == parameters, "option A adds no parameter"
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_imagenet_parameters_are_torchvisions(depth):
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, f"resnet{depth}")()
+    assert parameters_on_meta(imagenet_spec(depth)) == count_parameters(theirs)
+
+
+# the bottleneck nets use B (Sec. 4.1); with A they would have no projection and 8 % less to do
+@pytest.mark.parametrize(
+    ("depth", "shortcut"), [(18, "A"), (18, "B"), (34, "A"), (34, "B"), (50, "B"), (101, "B"), (152, "B")]
+)
+def test_multiply_adds_are_those_of_table_1(depth, shortcut):
+    assert count_cost(imagenet_spec(depth, shortcut))["multiply_adds"] == pytest.approx(TABLE_1[depth], rel=0.02)
+
+
+def test_resnet_50_with_stride_on_3x3_costs_what_torchvisions_does():
+    spec = Spec((3, 4, 6, 3), (64, 128, 256, 512), True, "B", "imagenet", 1000, stride_on_3x3=True)
+    assert count_cost(spec)["multiply_adds"] == pytest.approx(4.09e9, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "spec"),
+    [
+        (torchvision.models.resnet18, imagenet_spec(18)),
+        (
+            torchvision.models.resnet50,
+            Spec((3, 4, 6, 3), (64, 128, 256, 512), True, "B", "imagenet", 1000, True),
+        ),
+    ],
+)
+def test_outputs_are_torchvisions_with_its_weights(theirs, spec):
+    torch.manual_seed(0)
+    theirs, ours, images = theirs().eval(), ResNet(spec).eval(), torch.randn(2, 3, 96, 96)
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    weights = zip(ours.state_dict(), theirs.state_dict().values(), strict=True)
+    ours.load_state_dict(dict(weights))
+    with torch.no_grad():
+        expected = theirs(images)
+        assert (ours(images) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_bottleneck_takes_its_stride_on_the_first_1x1_as_published():
+    block = Bottleneck(256, 128, stride=2)
+    assert (block.conv1.stride, block.conv2.stride) == ((2, 2), (1, 1))
+    block = Bottleneck(256, 128, stride=2, stride_on_3x3=True)
+    assert (block.conv1.stride, block.conv2.stride) == ((1, 1), (2, 2))
+
+
+@FOUR
+@pytest.mark.parametrize("bottleneck", [False, True])
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_every_kind_of_network_gives_logits(shortcut, bottleneck, stem):
+    spec = Spec((2, 1, 1), (4, 6, 8), bottleneck, shortcut, stem, classes=7)
+    assert ResNet(spec)(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("block", "last"), [(BasicBlock(8, 8, shortcut="A"), "bn2"), (Bottleneck(8, 2, shortcut="A"), "bn3")]
+)
+def test_a_zeroed_residual_branch_leaves_the_identity(block, last):
+    nn.init.zeros_(getattr(block, last).weight)
+    x = torch.rand(4, 8, 5, 5)
+    assert torch.equal(block(x), x)
+
+
+def test_a_plain_block_with_a_zeroed_branch_puts_out_zeros():
+    block = BasicBlock(8, 8, shortcut="plain")
+    nn.init.zeros_(block.bn2.weight)
+    assert not block(torch.rand(4, 8, 5, 5)).any()
+
+
+def test_relu_comes_after_the_addition():
+    block = BasicBlock(4, 4, shortcut="A")
+    nn.init.zeros_(block.bn2.weight)
+    nn.init.constant_(block.bn2.bias, -1.0)
+    x = torch.rand(2, 4, 5, 5) * 2
+    assert torch.equal(block(x), (x - 1).relu())
+
+
+def test_option_a_keeps_channels_apart():
+    x = torch.rand(2, 4, 6, 6)
+    x[:, 1] = torch.nan
+    y = PadShortcut(stride=2, added=4)(x)
+    assert y.shape == (2, 8, 3, 3)
+    assert torch.equal(y[:, [0, 2, 3]], x[:, [0, 2, 3], ::2, ::2])
+    assert y[:, 1].isnan().all()
+    assert not y[:, 4:].any(), "the added channels are zeros"
+
+
+def test_options_project_where_the_paper_says():
+    def projections(option):
+        return [isinstance(block.shortcut, nn.Sequential) for block in ResNet(cifar_spec(20, option)).blocks]
+
+    assert not any(projections("A"))
+    assert projections("B") == [False, False, False, True, False, False, True, False, False]
+    assert all(projections("C"))
+
+
+def test_initialisation_is_he_normal_by_fan_in():
+    torch.manual_seed(0)
+    network = ResNet(imagenet_spec(18))
+    conv = network.blocks[2].conv1
+    assert conv.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.01)
+    assert network.fc.weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.01)
+    assert not network.fc.bias.any()
+
+
+@pytest.mark.parametrize(("depth", "near"), [(21, "20 and 26"), (19, "14 and 20"), (2, "8 and 14"), (-4, "8 and 14")])
+def test_a_depth_that_is_not_6n_plus_2_names_its_neighbours(depth, near):
+    with pytest.raises(ValueError, match=near):
+        cifar_spec(depth)
+
+
+def test_unknown_depths_shortcuts_and_stems_are_refused():
+    with pytest.raises(ValueError, match="18, 34, 50, 101, 152"):
+        imagenet_spec(42)
+    with pytest.raises(ValueError, match="plain, A, B or C"):
+        cifar_spec(20, "D")
+    with pytest.raises(ValueError, match="one width a stage"):
+        Spec((1, 1), (8,))
+
+
+@pytest.mark.parametrize(
+    ("spec", "depth"), [(cifar_spec(110), 110), (imagenet_spec(34), 34), (imagenet_spec(152), 152)]
+)
+def test_depth_counts_weighted_layers(spec, depth):
+    assert spec.depth == depth

@@ -1,0 +1,247 @@
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pandas as pd
+import pytest
+import torch
+from filelock import FileLock
+
+from helpers import runs
+from helpers.data import Data, mean_image
+from helpers.experiments import SUITES, UnknownName, experiment, select, suite
+from helpers.runs import (
+    RunError,
+    load_network,
+    load_runs,
+    load_series,
+    progress,
+    record,
+    record_suite,
+    select,
+)
+from helpers.step import has_compiler
+from helpers.train import CheckpointError, NotFinite, Schedule, evaluate, load
+
+CLOCKS = ["seconds", "images_per_second"]
+
+
+def contents(folder):
+    """What a run recorded, but for the clock's part."""
+    metrics = pd.read_json(folder / "metrics.jsonl", lines=True).drop(columns=CLOCKS)
+    tables = {name: (folder / name).read_text() for name in ("responses.csv", "gradients.csv")}
+    return metrics.to_csv(), tables, (folder / "weights.safetensors").read_bytes()
+
+
+def test_a_run_folder_has_what_the_readme_says(tmp_path, tiny_config, tiny_data):
+    folder = record("tiny", tiny_config, tmp_path, tiny_data)
+    assert folder == tmp_path / "tiny" / "seed-0"
+    files = {"run.json", "metrics.jsonl", "responses.csv", "gradients.csv", "weights.safetensors", "run.lock"}
+    assert {path.name for path in folder.iterdir()} == files
+    about = json.loads((folder / "run.json").read_text())
+    assert about["finished"] and about["config"] == tiny_config.as_dict() and about["data"]["md5"] == tiny_data.md5
+    assert about["stretches"][0]["torch"] == torch.__version__.split("+")[0]
+    assert {"device", "precision", "compiled", "threads", "why"} == set(about["path"])
+    gradients = pd.read_csv(folder / "gradients.csv")
+    assert gradients.step.unique().tolist() == [0, 20, 30, 50, 60], "the start, and where a quarter was passed"
+    assert (folder / "metrics.jsonl").read_text().count("\n") == 6
+
+
+def test_a_finished_run_is_left_alone(tmp_path, tiny_config, tiny_data):
+    folder = record("tiny", tiny_config, tmp_path, tiny_data)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    record("tiny", tiny_config, tmp_path, tiny_data)
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_network_can_be_loaded_and_has_the_error_recorded(tmp_path, tiny_config, tiny_data, half):
+    folder = record("tiny", tiny_config, tmp_path, tiny_data, half_weights=half)
+    loss, error = evaluate(load_network(folder), tiny_data.test, mean_image(tiny_data.train))
+    row = load_runs(tmp_path.parent, tmp_path.name).iloc[-1]
+    assert loss == pytest.approx(row.test_loss, rel=1e-2 if half else 1e-6)
+    assert half or error == row.test_error
+
+
+def recording(directory, config, data):
+    record("tiny", config, directory, data)
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    [False, pytest.param(True, marks=pytest.mark.skipif(not has_compiler("cpu"), reason="no compiler"))],
+)
+def test_killed_at_random_moments_it_ends_as_the_uninterrupted_run(tmp_path, tiny_config, tiny_data, compiled):
+    """Real processes and SIGKILL; the gate's counts and the running sums have to survive too."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["helpers.runs", "torch._inductor.compile_fx"])
+    schedule = Schedule(steps=600, milestones=(400, 500), lr=0.05, warmup_lr=0.01)
+    precision = "bfloat16" if compiled else "float32"
+    config = dataclasses.replace(tiny_config, schedule=schedule, eval_every=7, compiled=compiled, precision=precision)
+
+    def begin(directory):
+        process = context.Process(target=recording, args=(directory, config, tiny_data))
+        process.start()
+        return process
+
+    rows = tmp_path / "killed" / "tiny" / "seed-0" / "metrics.jsonl"
+
+    def recorded():
+        return rows.read_text().count("\n") if rows.exists() else 0
+
+    whole = begin(tmp_path / "whole")
+    whole.join()
+    assert whole.exitcode == 0
+    chance, kills = random.Random(0), 0
+    while kills < 5:
+        process, before = begin(tmp_path / "killed"), recorded()
+        while process.is_alive() and recorded() < before + 3:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.1))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        assert recorded() < 86, "the run ended before it was killed often enough"
+    last = begin(tmp_path / "killed")
+    last.join()
+    stretches = json.loads((rows.parent / "run.json").read_text())["stretches"]
+    assert len(stretches) >= 5 and stretches[-1]["from_step"] > 0
+    assert contents(tmp_path / "whole" / "tiny" / "seed-0") == contents(rows.parent)
+
+
+def test_a_time_limit_stops_behind_a_checkpoint(tmp_path, tiny_config, tiny_data):
+    folder = record("tiny", tiny_config, tmp_path / "a", tiny_data, time_limit=0)
+    assert load(folder / runs.CHECKPOINT).step == 10
+    assert not json.loads((folder / "run.json").read_text())["finished"]
+    assert progress(runs.Run("tiny", tiny_config), tmp_path / "a") == "begun, 10 of 60 steps"
+    record("tiny", tiny_config, tmp_path / "a", tiny_data)
+    assert contents(folder) == contents(record("tiny", tiny_config, tmp_path / "b", tiny_data))
+
+
+def test_ctrl_c_leaves_a_resumable_run(tmp_path, tiny_config, tiny_data, monkeypatch):
+    saved = runs.save
+
+    def interrupt(state, path):
+        saved(state, path)
+        if state.step == 30:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runs, "save", interrupt)
+        record("tiny", tiny_config, tmp_path / "a", tiny_data)
+    folder = record("tiny", tiny_config, tmp_path / "a", tiny_data)
+    assert contents(folder) == contents(record("tiny", tiny_config, tmp_path / "b", tiny_data))
+
+
+def test_rows_past_the_checkpoint_and_a_torn_line_are_dropped(tmp_path, tiny_config, tiny_data):
+    folder = record("tiny", tiny_config, tmp_path, tiny_data, time_limit=0)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "lr": 0.1}\n{"step": 30, "l')
+    assert load_runs(tmp_path.parent, tmp_path.name).step.tolist() == [10, 20], "readers drop the torn line"
+    record("tiny", tiny_config, tmp_path, tiny_data)
+    assert load_runs(tmp_path.parent, tmp_path.name).step.tolist() == [10, 20, 30, 40, 50, 60]
+
+
+def test_a_second_process_is_refused(tmp_path, tiny_config, tiny_data):
+    folder = tmp_path / "tiny" / "seed-0"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "run.lock"), pytest.raises(RunError, match="another process is recording into"):
+        record("tiny", tiny_config, tmp_path, tiny_data)
+
+
+def test_a_folder_with_another_configuration_or_data_is_refused_and_named(tmp_path, tiny_config, tiny_data):
+    folder = record("tiny", tiny_config, tmp_path, tiny_data, time_limit=0)
+    other = dataclasses.replace(tiny_config, momentum=0.5)
+    with pytest.raises(RunError, match=rf"{folder} holds another run \(momentum 0.9 instead of 0.5\)"):
+        record("tiny", other, tmp_path, tiny_data)
+    with pytest.raises(RunError, match="other data"):
+        record("tiny", tiny_config, tmp_path, Data("tiny", tiny_data.train, tiny_data.test, {"train": "2"}))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, tiny_config, tiny_data):
+    folder = record("tiny", tiny_config, tmp_path, tiny_data, time_limit=0)
+    other = record("tiny", dataclasses.replace(tiny_config, seed=1), tmp_path, tiny_data, time_limit=0)
+    (other / runs.CHECKPOINT).replace(folder / runs.CHECKPOINT)
+    with pytest.raises(CheckpointError, match="another configuration"):
+        record("tiny", tiny_config, tmp_path, tiny_data)
+
+
+def test_a_loss_that_is_not_finite_keeps_what_was_recorded(tmp_path, tiny_config, tiny_data):
+    folder = record("tiny", tiny_config, tmp_path, tiny_data, time_limit=0)
+    state = load(folder / runs.CHECKPOINT)
+    with torch.no_grad():
+        state.network.fc.weight.fill_(torch.inf)
+    runs.save(state, folder / runs.CHECKPOINT)
+    with pytest.raises(NotFinite, match="step 10"):
+        record("tiny", tiny_config, tmp_path, tiny_data)
+    assert load_runs(tmp_path.parent, tmp_path.name).step.tolist() == [10]
+
+
+def test_runs_load_as_one_tidy_table(tmp_path, tiny_config, tiny_data):
+    for seed in (0, 1):
+        record("tiny", dataclasses.replace(tiny_config, seed=seed), tmp_path / "suite", tiny_data)
+    table = load_runs(tmp_path, "suite")
+    columns = [
+        "suite",
+        "network",
+        "depth",
+        "kind",
+        "shortcut",
+        "seed",
+        "data",
+        "precision",
+        "steps",
+        "finished",
+    ]
+    assert set(columns) < set(table.columns) and len(table) == 12
+    assert table.groupby("seed").step.max().to_dict() == {0: 60, 1: 60}
+    assert (table.kind.unique(), table.depth.unique()) == (["residual"], [4])
+    responses = load_series("responses.csv", tmp_path)
+    assert responses.columns.tolist() == ["suite", "network", "seed", "layer", "std"]
+    assert responses.groupby("seed").layer.apply(list)[1] == ["stem.0", "blocks.0.conv1", "blocks.0.conv2"]
+    assert load_runs(tmp_path, "nothing").empty
+
+
+def test_a_suite_does_what_is_missing_and_nothing_twice(tmp_path, tiny_config, tiny_data):
+    chosen = [runs.Run(name, dataclasses.replace(tiny_config, seed=s)) for name in ("a", "b") for s in (0, 1)]
+    record_suite(chosen[:1], tmp_path, tiny_data)
+    stamp = (tmp_path / "a" / "seed-0" / "run.json").stat().st_mtime_ns
+    record(*chosen[1], tmp_path, tiny_data, time_limit=0)
+    record_suite(chosen, tmp_path, tiny_data, time_limit=0)
+    assert [progress(run, tmp_path) for run in chosen] == [
+        "done",
+        "begun, 10 of 60 steps",
+        "missing",
+        "missing",
+    ]
+    record_suite(chosen, tmp_path, tiny_data)
+    assert [progress(run, tmp_path) for run in chosen] == ["done"] * 4
+    assert (tmp_path / "a" / "seed-0" / "run.json").stat().st_mtime_ns == stamp
+
+
+def test_suites_are_chosen_from_by_name_and_seed():
+    paper = suite("paper")
+    assert [run.name for run in paper.runs[:4]] == ["plain-20", "plain-56", "resnet-20", "resnet-56"]
+    assert len(select(paper, only=["resnet-110"])) == 5
+    assert len(select(paper, seeds=[0])) == 11
+    with pytest.raises(UnknownName, match="resnet-110"):
+        select(paper, only=["resnet-111"])
+    with pytest.raises(UnknownName, match="did you mean quick"):
+        suite("quik")
+    with pytest.raises(UnknownName, match=r"did you mean .*plain-20"):
+        experiment("plain-21")
+
+
+def test_every_run_of_a_suite_has_a_folder_of_its_own():
+    for chosen in SUITES.values():
+        names = [(run.name, run.config.seed) for run in chosen.runs]
+        assert len(set(names)) == len(names)
+
+
+def test_only_nets_of_110_layers_and_more_are_warmed_up():
+    gated = {run.name for run in suite("paper").runs if run.config.schedule.warmup_lr is not None}
+    assert gated == {"plain-110", "resnet-110", "resnet-1202"}

@@ -1,0 +1,172 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers import step
+from helpers.models import ResNet, Spec, cifar_spec, imagenet_spec
+from helpers.step import NormReLU, Path, PathError, choose_path, fuse, has_compiler, make_step, take_path
+
+COMPILER = pytest.mark.skipif(not has_compiler("cpu"), reason="no C++ compiler here")
+EAGER = Path("cpu", "float32", False, torch.get_num_threads(), "")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def batch(size=8, count=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, size, size, generator=generator), torch.randint(10, (count,), generator=generator)
+
+
+def network(spec, seed=0):
+    torch.manual_seed(seed)
+    return ResNet(spec).to(memory_format=torch.channels_last).train()
+
+
+@COMPILER
+@pytest.mark.parametrize(
+    "spec",
+    [Spec((1, 2), (8, 16), shortcut=s) for s in ("plain", "A", "B", "C")] + [Spec((1, 1), (4, 8), True, "B")],
+    ids=["plain", "A", "B", "C", "bottleneck"],
+)
+def test_fused_agrees_with_the_plain_forward_in_double_precision(spec):
+    """Outputs, every gradient, and the moving averages; the plain path in float32 is no further from the truth."""
+    net = network(spec)
+    exact, plain = copy.deepcopy(net).double(), copy.deepcopy(net)
+    fused = fuse(net)
+    images, labels = batch()
+    F.cross_entropy(fused(images), labels).backward()
+    F.cross_entropy(plain(images), labels).backward()
+    F.cross_entropy(exact(images.double()), labels).backward()
+    for ours, theirs, truth in zip(net.parameters(), plain.parameters(), exact.parameters(), strict=True):
+        scale = truth.grad.norm()
+        assert (ours.grad - truth.grad).norm() < 1e-5 * scale + 5 * (theirs.grad - truth.grad).norm()
+    for (name, ours), truth in zip(net.named_buffers(), exact.buffers(), strict=True):
+        if "running" in name:
+            torch.testing.assert_close(ours, truth.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_every_norm_and_relu_of_the_papers_nets_is_fused():
+    for spec, count in [
+        (cifar_spec(20), 19),
+        (cifar_spec(20, "plain"), 19),
+        (imagenet_spec(50, "plain"), 49),
+    ]:
+        fused = fuse(ResNet(spec))
+        assert sum(isinstance(module, NormReLU) for module in fused.modules()) == count
+        assert not any("relu" in str(node.target) for node in fused.graph.nodes)
+
+
+def test_fusing_leaves_the_network_as_it_was():
+    net = network(Spec((1,), (4,)))
+    names = [name for name, _ in net.named_modules()]
+    images, _ = batch()
+    net.eval()
+    expected = net(images)
+    fuse(net)
+    assert [name for name, _ in net.named_modules()] == names
+    assert torch.equal(net(images), expected)
+
+
+def losses(path, steps):
+    net = network(Spec((1, 1), (8, 16)))
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4, fused=True)
+    take = make_step(net, optimiser, path)
+    return [float(take(*batch(seed=k))[0]) for k in range(steps)]
+
+
+def test_a_step_is_torchs_sgd_written_out():
+    """v = m v + g + d w; w = w - lr v, without Nesterov's correction."""
+    net = network(Spec((1,), (4,)))
+    weights = {name: p.detach().double().clone() for name, p in net.named_parameters()}
+    momentum = {name: torch.zeros_like(w) for name, w in weights.items()}
+    optimiser = torch.optim.SGD(net.parameters(), lr=torch.tensor(0.1), momentum=0.9, weight_decay=1e-2, fused=True)
+    take, double = make_step(net, optimiser, EAGER), network(Spec((1,), (4,))).double()
+    for seed in range(3):
+        images, labels = batch(seed=seed)
+        with torch.no_grad():
+            for name, p in double.named_parameters():
+                p.copy_(weights[name])
+        double.zero_grad()
+        F.cross_entropy(double(images.double()), labels).backward()
+        for name, p in double.named_parameters():
+            momentum[name] = 0.9 * momentum[name] + p.grad + 1e-2 * weights[name]
+            weights[name] = weights[name] - 0.1 * momentum[name]
+        take(images, labels)
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.detach().double(), weights[name], rtol=1e-4, atol=1e-5)
+
+
+@COMPILER
+def test_the_fast_paths_give_the_same_losses_to_rounding():
+    exact, threads = losses(EAGER, steps=8), EAGER.threads
+    assert losses(Path("cpu", "float32", True, threads, ""), steps=4) == pytest.approx(exact[:4], rel=1e-4)
+    assert losses(Path("cpu", "bfloat16", False, threads, ""), steps=8) == pytest.approx(exact, rel=0.03)
+    assert losses(Path("cpu", "bfloat16", True, threads, ""), steps=8) == pytest.approx(exact, rel=0.03)
+
+
+def test_errors_are_counted():
+    net = network(Spec((1,), (4,)))
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.0, fused=True)
+    images, labels = batch()
+    expected = int((copy.deepcopy(net)(images).argmax(1) != labels).sum())
+    assert int(make_step(net, optimiser, EAGER)(images, labels)[1]) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "work", "bfloat16", "compiler", "path", "why"),
+    [
+        ("cpu", 1e9, True, True, ("bfloat16", True), "bfloat16 instructions, long enough to repay compiling"),
+        (
+            "cpu",
+            1e5,
+            True,
+            True,
+            ("bfloat16", False),
+            "bfloat16 instructions, too short a run to repay compiling",
+        ),
+        ("cpu", 1e9, False, False, ("float32", False), "no fast bfloat16 here, no compiler here"),
+        (
+            "cuda",
+            1e5,
+            True,
+            True,
+            ("bfloat16", True),
+            "bfloat16 instructions, long enough to repay compiling",
+        ),
+        ("mps", 1e9, False, False, ("float32", False), "no fast bfloat16 here, no compiler here"),
+    ],
+)
+def test_the_path_follows_from_the_device(monkeypatch, device, work, bfloat16, compiler, path, why):
+    monkeypatch.setattr(step, "has_bfloat16", lambda _: bfloat16)
+    monkeypatch.setattr(step, "has_compiler", lambda _: compiler)
+    chosen = choose_path(device, work)
+    assert ((chosen.precision, chosen.compiled), chosen.why) == (path, why)
+    chosen = choose_path(device, work, "float32", False)
+    assert (chosen.precision, chosen.compiled, chosen.why) == ("float32", False, "as configured")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        (Path("cuda", "float32", False, 1, ""), "begun on a GPU and this machine has none"),
+        (Path("cpu", "float32", True, 1, ""), "this machine has no compiler"),
+        (Path("cpu", "float32", False, 10_000, ""), "begun on 10000 CPU threads"),
+    ],
+)
+def test_a_path_that_cannot_be_taken_is_refused_with_the_reason(monkeypatch, path, reason):
+    monkeypatch.setattr(step, "has_compiler", lambda _: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(PathError, match=reason):
+        take_path(path)
+
+
+def test_a_path_brings_back_its_number_of_threads():
+    take_path(Path("cpu", "float32", False, 1, ""))
+    assert torch.get_num_threads() == 1

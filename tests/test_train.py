@@ -1,0 +1,186 @@
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers.data import Split, batches, mean_image, normalise, synthetic
+from helpers.models import Spec
+from helpers.train import CheckpointError, Config, NotFinite, Schedule, evaluate, load, save, start, train
+
+
+def test_the_papers_schedule():
+    schedule = Schedule()
+    rates = {step: schedule.lr_at(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)}
+    expected = {0: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001, 63_999: 0.001}
+    assert rates == pytest.approx(expected)
+    assert schedule.steps == 64_000
+
+
+def test_the_warm_up_waits_for_the_gate_and_leaves_the_milestones_alone():
+    schedule = Schedule(warmup_lr=0.01)
+    assert schedule.lr_at(5, gate_open=False) == 0.01
+    assert schedule.lr_at(5, gate_open=True) == 0.1
+    assert schedule.lr_at(32_000, gate_open=True) == pytest.approx(0.01)
+
+
+def test_a_shortened_schedule_keeps_its_shape():
+    short = Schedule(warmup_lr=0.01).shortened(4000)
+    assert (short.steps, short.milestones, short.warmup_lr) == (4000, (2000, 3000), 0.01)
+
+
+def test_a_configuration_survives_json(tiny_config):
+    assert Config.from_dict(tiny_config.as_dict()) == tiny_config
+
+
+def test_initial_weights_depend_on_the_seed_alone(tiny_config):
+    torch.manual_seed(5)
+    before = torch.rand(1)
+    torch.manual_seed(5)
+    first = start(tiny_config).network.fc.weight
+    assert torch.equal(torch.rand(1), before), "the caller's random numbers are left alone"
+    assert torch.equal(first, start(tiny_config).network.fc.weight)
+    assert not torch.equal(first, start(dataclasses.replace(tiny_config, seed=1)).network.fc.weight)
+
+
+def test_rows_are_what_they_say(tiny_config, tiny_data):
+    """The running loss and error of each interval, against a loop written out with torch's own parts."""
+    config = dataclasses.replace(tiny_config, eval_every=7)
+    rows = list(train(start(config), tiny_data.train, tiny_data.test))
+    assert [row["step"] for row in rows] == [7, 14, 21, 28, 35, 42, 49, 56, 60]
+    net = start(config).network.train()
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    stream = batches(tiny_data.train, 16, seed=0)
+    for row, count in zip(rows, [7] * 8 + [4], strict=True):
+        losses, errors = [], 0
+        for step, (images, labels) in enumerate(itertools.islice(stream, count), start=row["step"] - count):
+            optimiser.param_groups[0]["lr"] = 0.1 if step < 30 else 0.01 if step < 45 else 0.001
+            logits = net(images)
+            loss = F.cross_entropy(logits, labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+            errors += int((logits.argmax(1) != labels).sum())
+        assert row["train_loss"] == pytest.approx(sum(losses) / count, rel=1e-2)
+        assert row["train_error"] == pytest.approx(100 * errors / (16 * count), abs=2)
+        test_loss, test_error = evaluate(net, tiny_data.test, mean_image(tiny_data.train))
+        assert row["test_loss"] == pytest.approx(test_loss, rel=2e-2)
+        assert row["test_error"] == pytest.approx(test_error, abs=10.1)
+        assert row["lr"] == pytest.approx(optimiser.param_groups[0]["lr"])
+
+
+def test_evaluation_is_the_mean_over_the_split(tiny_config, tiny_data):
+    net, mean = start(tiny_config).network, mean_image(tiny_data.train)
+    loss, error = evaluate(net, tiny_data.test, mean, batch_size=7)
+    with torch.no_grad():
+        logits = net.eval()(normalise(tiny_data.test.images, mean))
+    assert loss == pytest.approx(float(F.cross_entropy(logits, tiny_data.test.labels)), rel=1e-5)
+    assert error == 100 * int((logits.argmax(1) != tiny_data.test.labels).sum()) / 20
+
+
+def test_a_net_learns_what_a_linear_classifier_cannot():
+    """Under 30 % where a linear classifier stays above 50 (test_data)."""
+    data = synthetic(2000, 500)
+    config = Config(Spec((1, 1, 1), (8, 16, 32)), Schedule().shortened(80), batch_size=64, eval_every=80)
+    assert next(train(start(config), *data))["test_error"] < 30
+
+
+def gate_history(config, split, lr_when_open):
+    state = start(config)
+    rows = list(train(state, split, split))
+    return [row["lr"] == pytest.approx(lr_when_open) for row in rows], state
+
+
+def test_the_gate_opens_on_training_error_below_80_and_stays_open(tiny_data):
+    """Images whose labels are noise never open it; ten that can be learnt do, at a multiple of a hundred steps."""
+    spec, schedule = Spec((1,), (4,)), Schedule(steps=300, milestones=(1000, 2000), lr=0.05, warmup_lr=0.01)
+    config = Config(spec, schedule, batch_size=16, eval_every=50, precision="float32", compiled=False)
+    opened, state = gate_history(config, tiny_data.train, 0.05)
+    assert opened[:2] == [False, False] and opened[-1] and bool(state.gate)
+    assert opened == sorted(opened)
+    noise = torch.randint(0, 256, (5000, 3, 8, 8), dtype=torch.uint8)
+    opened, state = gate_history(config, Split(noise, torch.randint(10, (5000,))), 0.05)
+    assert not any(opened) and not bool(state.gate)
+
+
+def test_evaluating_more_or_less_often_changes_no_weight(tiny_data):
+    spec, schedule = Spec((1,), (4,)), Schedule(steps=230, milestones=(1000, 2000), lr=0.05, warmup_lr=0.01)
+    weights = []
+    for every in (230, 33):
+        config = Config(spec, schedule, batch_size=16, eval_every=every, precision="float32", compiled=False)
+        state = start(config)
+        list(train(state, tiny_data.train, tiny_data.test))
+        weights.append(state.tensors())
+    assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
+
+
+def test_weight_decay_can_leave_norms_and_biases_out(tiny_config):
+    groups = start(dataclasses.replace(tiny_config, decay_all=False)).optimiser.param_groups
+    decayed = [p.ndim for p in groups[0]["params"]]
+    assert set(decayed) == {2, 4} and groups[0]["weight_decay"] == 1e-4
+    assert {p.ndim for p in groups[1]["params"]} == {1} and groups[1]["weight_decay"] == 0
+    assert len(start(tiny_config).optimiser.param_groups) == 1
+
+
+def test_both_groups_follow_the_schedule(tiny_config, tiny_data):
+    state = start(dataclasses.replace(tiny_config, decay_all=False))
+    before = state.network.stem[1].bias.clone()
+    next(train(state, tiny_data.train, tiny_data.test))
+    assert not torch.equal(before, state.network.stem[1].bias)
+
+
+def test_held_out_images_are_never_seen(tiny_config, tiny_data):
+    poisoned = Split(tiny_data.train.images.clone(), tiny_data.train.labels)
+    poisoned.images[50:] = 255
+    config = dataclasses.replace(tiny_config, held_out=10)
+    rows = [next(train(start(config), split, tiny_data.test)) for split in (tiny_data.train, poisoned)]
+    assert rows[0]["test_loss"] == rows[1]["test_loss"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_rate(tiny_config, tiny_data):
+    config = dataclasses.replace(tiny_config, schedule=Schedule(steps=60, milestones=(5, 45), lr=1e30))
+    with pytest.raises(NotFinite, match=r"step [1-9] \(learning rate 1e\+\d+\)"):
+        list(train(start(config), tiny_data.train, tiny_data.test))
+
+
+def test_a_saved_state_goes_on_as_the_uninterrupted_run(tmp_path, tiny_config, tiny_data):
+    state = start(tiny_config)
+    rows = list(train(state, tiny_data.train, tiny_data.test))
+    other = start(tiny_config)
+    for _ in itertools.islice(train(other, tiny_data.train, tiny_data.test), 2):
+        save(other, tmp_path / "c")
+    resumed = load(tmp_path / "c")
+    assert (resumed.step, resumed.config, resumed.path) == (20, tiny_config, state.path)
+    later = list(train(resumed, tiny_data.train, tiny_data.test))
+    for row, expected in zip(later, rows[2:], strict=True):
+        assert all(row[key] == expected[key] for key in row if key not in ("seconds", "images_per_second"))
+    assert all(torch.equal(a, b) for a, b in zip(state.tensors().values(), resumed.tensors().values(), strict=True))
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("where", [100, 3000, -20])
+def test_a_changed_byte_of_a_checkpoint_is_noticed(tmp_path, tiny_config, where):
+    save(start(tiny_config), tmp_path / "c")
+    content = bytearray((tmp_path / "c").read_bytes())
+    content[where] ^= 0x11
+    (tmp_path / "c").write_bytes(content)
+    with pytest.raises(CheckpointError, match="delete it to start over"):
+        load(tmp_path / "c")
+
+
+def test_a_truncated_or_foreign_checkpoint_is_refused(tmp_path, tiny_config):
+    save(start(tiny_config), tmp_path / "c")
+    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a checkpoint that can be read"):
+        load(tmp_path / "c")
+    torch.save({"a": 1}, tmp_path / "pickle")
+    with pytest.raises(CheckpointError, match="not a checkpoint that can be read"):
+        load(tmp_path / "pickle")
+
+
+def test_losses_are_finite_numbers_in_plain_python(tiny_config, tiny_data):
+    row = next(train(start(tiny_config), tiny_data.train, tiny_data.test))
+    assert all(type(value) in (int, float) and math.isfinite(value) for value in row.values())
