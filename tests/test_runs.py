@@ -22,7 +22,6 @@ from helpers.runs import (
     progress,
     record,
     record_suite,
-    select,
 )
 from helpers.step import has_compiler
 from helpers.train import CheckpointError, NotFinite, Schedule, evaluate, load
@@ -97,11 +96,11 @@ def test_killed_at_random_moments_it_ends_as_the_uninterrupted_run(tmp_path, tin
     whole.join()
     assert whole.exitcode == 0
     chance, kills = random.Random(0), 0
-    while kills < 5:
+    while kills < 6:
         process, before = begin(tmp_path / "killed"), recorded()
-        while process.is_alive() and recorded() < before + 3:
+        while kills % 2 == 0 and process.is_alive() and recorded() < before + 3:
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.1))
+        time.sleep(chance.uniform(0, 0.1) if kills % 2 == 0 else chance.uniform(0, 1))  # amid training, or the start
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         kills += process.exitcode == -signal.SIGKILL
@@ -109,7 +108,7 @@ def test_killed_at_random_moments_it_ends_as_the_uninterrupted_run(tmp_path, tin
     last = begin(tmp_path / "killed")
     last.join()
     stretches = json.loads((rows.parent / "run.json").read_text())["stretches"]
-    assert len(stretches) >= 5 and stretches[-1]["from_step"] > 0
+    assert len(stretches) >= 4 and stretches[-1]["from_step"] > 0
     assert contents(tmp_path / "whole" / "tiny" / "seed-0") == contents(rows.parent)
 
 
@@ -221,6 +220,43 @@ def test_a_suite_does_what_is_missing_and_nothing_twice(tmp_path, tiny_config, t
     record_suite(chosen, tmp_path, tiny_data)
     assert [progress(run, tmp_path) for run in chosen] == ["done"] * 4
     assert (tmp_path / "a" / "seed-0" / "run.json").stat().st_mtime_ns == stamp
+
+
+def test_a_suite_hands_its_time_down_and_ends_with_the_run_that_it_stopped(tmp_path, tiny_config, monkeypatch):
+    chosen = [runs.Run(name, tiny_config) for name in ("a", "b")]
+    asked = []
+    monkeypatch.setattr(runs, "record", lambda name, config, directory, data, left, **_: asked.append((name, left)))
+    record_suite(chosen, tmp_path, None, time_limit=600)
+    assert [name for name, _ in asked] == ["a"], "a came back unfinished, so the time is up"
+    assert 590 < asked[0][1] <= 600
+
+
+def test_a_run_that_diverges_does_not_stop_its_suite(tmp_path, tiny_config, tiny_data):
+    wild = dataclasses.replace(tiny_config, schedule=Schedule(steps=60, milestones=(5, 45), lr=1e30))
+    with pytest.raises(
+        NotFinite, match=r"^a seed 0: the loss was no longer finite at step \d \(learning rate 1e\+30\)"
+    ):
+        record_suite([runs.Run("a", wild), runs.Run("b", tiny_config)], tmp_path, tiny_data)
+    assert progress(runs.Run("b", tiny_config), tmp_path) == "done"
+    json.loads((tmp_path / "a" / "seed-0" / "run.json").read_text())
+
+
+def test_a_run_with_another_configuration_is_not_taken_for_done(tmp_path, tiny_config, tiny_data):
+    record("a", dataclasses.replace(tiny_config, momentum=0.5), tmp_path, tiny_data)
+    run = runs.Run("a", tiny_config)
+    assert progress(run, tmp_path).startswith("not done: another configuration")
+    with pytest.raises(RunError, match="holds another run"):
+        record_suite([run], tmp_path, tiny_data)
+
+
+def test_the_source_is_this_checkouts_commit(monkeypatch):
+    source = runs.source_commit.__wrapped__
+    assert source() is None or source()[:40] == runs.git("rev-parse", "HEAD")
+    monkeypatch.setenv("SOURCE_COMMIT", "abc")
+    assert source() == "abc"
+    monkeypatch.delenv("SOURCE_COMMIT")
+    monkeypatch.setenv("PATH", "")
+    assert source() is None
 
 
 def test_suites_are_chosen_from_by_name_and_seed():

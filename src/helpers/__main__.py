@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from helpers import ROOT
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
-RUNS = Path("data/runs")
+RUNS = ROOT / "data" / "runs"
 
 
 class DataName(StrEnum):
@@ -19,9 +21,9 @@ class DataName(StrEnum):
     auto = "auto"
 
 
-Out = Annotated[Path, typer.Option(help="where run folders go: OUT/NAME/seed-K")]
+Out = Annotated[Path, typer.Option(help="where run folders go: OUT/NAME/seed-K", show_default="build/runs/own")]
 TimeLimit = Annotated[float | None, typer.Option(min=0, help="seconds after which to stop, behind a checkpoint")]
-Root = Annotated[Path, typer.Option(help="where the data sets lie")]
+Root = Annotated[Path, typer.Option(help="where the data sets lie", show_default="data in the checkout")]
 
 
 @app.command()
@@ -31,9 +33,9 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="shorten the schedule to so many steps")] = None,
     eval_every: Annotated[int | None, typer.Option(min=1, help="steps between evaluations")] = None,
     data: Annotated[DataName, typer.Option(help="auto: CIFAR-10 if it is there, else synthetic")] = DataName.cifar10,
-    out: Out = Path("build/runs/own"),
+    out: Out = ROOT / "build" / "runs" / "own",
     time_limit: TimeLimit = None,
-    data_root: Root = Path("data"),
+    data_root: Root = ROOT / "data",
 ) -> None:
     """Train one network and record it; call again to go on."""
     from helpers.data import load_data
@@ -52,7 +54,7 @@ def suite(
     out: Annotated[Path | None, typer.Option(help="instead of data/runs/NAME (smoke: build/runs/NAME)")] = None,
     time_limit: TimeLimit = None,
     list_: Annotated[bool, typer.Option("--list", help="say what is done and what is missing; train nothing")] = False,
-    data_root: Root = Path("data"),
+    data_root: Root = ROOT / "data",
 ) -> None:
     """Do what is missing of a suite of runs."""
     from helpers import experiments
@@ -61,15 +63,15 @@ def suite(
 
     chosen = experiments.suite(name)
     runs = experiments.select(chosen, only, seed)
-    out = out or (Path("build/runs") if name == "smoke" else RUNS) / name
-    if not list_:
+    out = (out or (ROOT / "build" / "runs" if name == "smoke" else RUNS) / name).resolve()
+    if not list_ and any(progress(run, out) != "done" for run in runs):
         record_suite(runs, out, load_data(chosen.data, data_root), time_limit, half_weights=out.parent == RUNS)
     for run in runs:
         print(f"{run.name} seed {run.config.seed}: {progress(run, out)}")
 
 
 @app.command()
-def data(root: Root = Path("data")) -> None:
+def data(root: Root = ROOT / "data") -> None:
     """Put CIFAR-10 in place, downloading it if it is missing, and check it."""
     from helpers.data import load_cifar10
 
@@ -88,13 +90,17 @@ def notebooks(
     execute_all(numbers or [], profile)
 
 
+def stop(number: int, _frame) -> None:
+    print("stopped; a run goes on from its last checkpoint when it is called again", file=sys.stderr)
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Exit code 2 for what was asked wrongly, 1 for what failed, each with one sentence."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM; call again to go on from the checkpoint"))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; call again to go on from the checkpoint")
     except Exception as error:
         for code, kinds in exit_codes().items():
             if isinstance(error, kinds):
@@ -107,13 +113,13 @@ def exit_codes() -> dict[int, tuple[type[Exception], ...]]:
     """The errors that are told in their own sentence; any other is a bug and shows its traceback."""
     from helpers.data import DataError
     from helpers.experiments import UnknownName
-    from helpers.notebooks import NotebookError
+    from helpers.notebooks import NotebookError, UnknownNotebook
     from helpers.runs import RunError
     from helpers.step import PathError
     from helpers.train import CheckpointError, NotFinite
 
     return {
-        2: (UnknownName,),
+        2: (UnknownName, UnknownNotebook),
         1: (DataError, RunError, PathError, CheckpointError, NotFinite, NotebookError, OSError),
     }
 

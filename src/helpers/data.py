@@ -1,6 +1,7 @@
 """CIFAR-10 and a drawn stand-in for it, whole in memory, and the stream of augmented batches (Sec. 4.2)."""
 
 import hashlib
+import http.client
 import tarfile
 import time
 import urllib.error
@@ -105,7 +106,7 @@ def fetch(urls: tuple[str, ...], target: Path, wanted: str, tries: int = 3, time
         for attempt in range(tries):
             try:
                 continue_download(url, part, timeout)
-            except (OSError, urllib.error.URLError) as error:
+            except (OSError, http.client.HTTPException) as error:
                 reasons.append(f"{url}: {error}")
                 time.sleep(min(attempt, 1))
                 continue

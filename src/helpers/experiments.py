@@ -79,8 +79,11 @@ def suite(name: str) -> Suite:
 
 
 def select(suite: Suite, only: list[str] | None = None, seeds: list[int] | None = None) -> list[Run]:
-    """The suite's runs of these experiments and seeds. Raises UnknownName for an experiment it does not have."""
+    """The suite's runs of these experiments and seeds. Raises UnknownName for one it does not have."""
     known = list(dict.fromkeys(run.name for run in suite.runs))
+    known_seeds = sorted({run.config.seed for run in suite.runs})
+    if strange := set(seeds or ()) - set(known_seeds):
+        raise UnknownName(f"this suite has no seed {', '.join(map(str, strange))}: it has {known_seeds}")
     for name in only or ():
         if name not in known:
             raise near(name, known, "experiment of this suite")

@@ -1,8 +1,8 @@
 """The paper's numbers, read from `data/paper/`."""
 
-from helpers import ROOT
-
 import pandas as pd
+
+from helpers import ROOT
 
 FOLDER = ROOT / "data" / "paper"
 

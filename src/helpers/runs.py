@@ -4,6 +4,7 @@ A run's folder is `<suite>/<name>/seed-<k>/`; README.md in `data/runs/` says wha
 """
 
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -18,11 +19,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from helpers import ROOT
 from helpers.analysis import gradient_norms, layer_responses
 from helpers.data import Data, mean_image, normalise
 from helpers.experiments import Run
 from helpers.models import ResNet
-from helpers.train import CheckpointError, Config, State, load, save, start, train
+from helpers.train import CheckpointError, Config, NotFinite, State, divide, load, save, start, train
 
 CHECKPOINT = "checkpoint.safetensors"
 GRADIENTS_AT = 4  # gradients are recorded at the start and at every quarter of the schedule
@@ -65,25 +67,27 @@ def record_locked(folder: Path, name, config: Config, data: Data, time_limit, de
             return folder
     begun = time.monotonic()
     state = resume(folder, config, device)
-    if state.step == 0:
+    if about is None or state.step == 0:
         about = describe(name, config, data, state)
     about["stretches"].append({"from_step": state.step, **surroundings(state)})
     write(folder / "run.json", json.dumps(about, indent=1))
     drop_rows_past(folder, state.step)
-    probe = normalise(data.train.images[:128], mean_image(data.train)), data.train.labels[:128]
+    train_split, test_split = divide(config, data.train, data.test)
+    mean = mean_image(train_split)
+    probe = normalise(train_split.images[:128], mean), train_split.labels[:128]
     if state.step == 0:
         record_gradients(folder, state, *probe)
+    before = state.seconds
     for row in train(state, data.train, data.test):
         append(folder / "metrics.jsonl", row)
         if is_quarter(config, state.step):
             record_gradients(folder, state, *probe)
         save(state, folder / CHECKPOINT)
         tqdm.write(report(name, config, row))
-        passed = time.monotonic() - begun
-        interval = config.eval_every * config.batch_size / row["images_per_second"]
+        passed, interval, before = time.monotonic() - begun, row["seconds"] - before, row["seconds"]
         if time_limit is not None and passed + interval > time_limit and state.step < config.schedule.steps:
             return folder
-    finish(folder, about, state, data, half_weights)
+    finish(folder, about, state, normalise(test_split.images, mean), half_weights)
     return folder
 
 
@@ -100,6 +104,8 @@ def resume(folder: Path, config: Config, device: str | None) -> State:
     """The state of the folder's checkpoint, or a new one."""
     checkpoint = folder / CHECKPOINT
     if not checkpoint.exists():
+        if rows := read_rows(folder / "metrics.jsonl"):
+            tqdm.write(f"{folder} has no checkpoint: its {len(rows)} recorded rows are computed again")
         return start(config, device)
     state = load(checkpoint)
     if state.config != config:
@@ -158,24 +164,21 @@ def device_name(device: str) -> str:
     return f"{model}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
+@functools.cache  # the code that runs is that of the process's start, whatever is committed meanwhile
 def source_commit() -> str | None:
-    """The commit of this package's checkout, with "+" if files differ from it; $SOURCE_COMMIT where there is no git."""
+    """The commit of this package's checkout, with "+" if code differs from it; $SOURCE_COMMIT where there is no git."""
     if commit := os.environ.get("SOURCE_COMMIT"):
         return commit
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty=+",
-        "--exclude=*",
-    ]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        changed = git("status", "--porcelain", "--", "src", "pyproject.toml", "requirements.txt")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def is_quarter(config: Config, step: int) -> bool:
@@ -194,10 +197,9 @@ def record_gradients(folder: Path, state: State, images: torch.Tensor, labels: t
     write(old, table.to_csv(index=False))
 
 
-def finish(folder: Path, about: dict, state: State, data: Data, half_weights: bool) -> None:
+def finish(folder: Path, about: dict, state: State, images: torch.Tensor, half_weights: bool) -> None:
     """Write what is known only at the end; `run.json` last, so that a finished run has everything."""
-    images = normalise(data.test.images, mean_image(data.train)).to(state.device)
-    write(folder / "responses.csv", layer_responses(state.network, images).to_csv())
+    write(folder / "responses.csv", layer_responses(state.network, images.to(state.device)).to_csv())
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.network.state_dict().items()}
     if half_weights:
         weights = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
@@ -278,22 +280,25 @@ def load_runs(directory: str | Path = "data/runs", suite: str = "*") -> pd.DataF
     tables = []
     for folder in run_folders(directory, suite):
         about = read_about(folder)
-        spec = Config.from_dict(about["config"]).spec
-        tables.append(
-            pd.DataFrame(read_rows(folder / "metrics.jsonl")).assign(
-                suite=folder.parent.parent.name,
-                network=about["name"],
-                depth=spec.depth,
-                kind="plain" if spec.shortcut == "plain" else "residual",
-                shortcut=spec.shortcut,
-                seed=about["seed"],
-                data=about["data"]["name"],
-                precision=about["path"]["precision"],
-                steps=about["config"]["schedule"]["steps"],
-                finished=about["finished"],
-            )
-        )
+        tables.append(tabulate(folder.parent.parent.name, about, read_rows(folder / "metrics.jsonl")))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def tabulate(suite: str, about: dict, rows: list[dict]) -> pd.DataFrame:
+    """Rows of metrics with what identifies their run, from the contents of its `run.json`, in every row."""
+    spec = Config.from_dict(about["config"]).spec
+    return pd.DataFrame(rows).assign(
+        suite=suite,
+        network=about["name"],
+        depth=spec.depth,
+        kind="plain" if spec.shortcut == "plain" else "residual",
+        shortcut=spec.shortcut,
+        seed=about["seed"],
+        data=about["data"]["name"],
+        precision=about["path"]["precision"],
+        steps=about["config"]["schedule"]["steps"],
+        finished=about["finished"],
+    )
 
 
 def load_series(file: str, directory: str | Path = "data/runs", suite: str = "*") -> pd.DataFrame:
@@ -317,6 +322,8 @@ def progress(run: Run, directory: str | Path) -> str:
     about = read_about(folder)
     if about is None:
         return "missing"
+    if about["config"] != run.config.as_dict():
+        return f"not done: another configuration is recorded in {folder}"
     if about["finished"]:
         return "done"
     rows = read_rows(folder / "metrics.jsonl")
@@ -330,12 +337,23 @@ def record_suite(
     time_limit: float | None = None,
     half_weights: bool = False,
 ) -> None:
-    """Record what is missing of `runs`, in their order, until done or `time_limit` seconds have passed."""
-    begun = time.monotonic()
+    """Record what is missing of `runs`, in their order, until done or `time_limit` seconds have passed.
+
+    A run whose loss is no longer finite does not stop the others; NotFinite is raised at the end.
+    """
+    begun, failures = time.monotonic(), []
     for run in runs:
         left = None if time_limit is None else time_limit - (time.monotonic() - begun)
         if progress(run, directory) == "done":
             continue
         if left is not None and left <= 0:
-            return
-        record(run.name, run.config, directory, data, left, half_weights=half_weights)
+            break
+        try:
+            record(run.name, run.config, directory, data, left, half_weights=half_weights)
+        except NotFinite as error:
+            failures.append(f"{run.name} seed {run.config.seed}: {error}")
+            continue
+        if progress(run, directory) != "done":
+            break
+    if failures:
+        raise NotFinite("; ".join(failures))

@@ -7,15 +7,16 @@ convolutions want it. `Path` says which of this a run uses; the plain path is th
 """
 
 import ctypes
+import functools
+import importlib.util
 import os
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch._dynamo
-import torch._inductor.config
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
@@ -42,8 +43,10 @@ class Path:
 def has_compiler(device: str) -> bool:
     """Whether torch.compile can build kernels here: a C++ compiler on a CPU, Triton on a GPU."""
     if device == "cpu":
-        return any(shutil.which(name) for name in ("g++", "clang++"))
-    return device == "cuda" and torch.utils._triton.has_triton()
+        compiler = os.environ.get("CXX", "g++" if sys.platform == "linux" else "clang++")
+        headers = os.path.join(sysconfig.get_path("include"), "Python.h")  # the kernels are Python modules
+        return shutil.which(compiler) is not None and os.path.exists(headers)
+    return device == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def has_bfloat16(device: str) -> bool:
@@ -81,8 +84,14 @@ def take_path(path: Path) -> None:
         raise PathError(f"the run was begun on {path.threads} CPU threads and this machine has {os.cpu_count()}")
     torch.set_num_threads(path.threads)
     if path.compiled:
-        torch._inductor.config.cpp.threads = path.threads
-        torch._dynamo.config.recompile_limit = 64  # one kernel a shape; ImageNet's nets have more than eight
+        # imported here because it takes seconds, which other paths need not spend
+        from torch._dynamo import config as dynamo
+        from torch._inductor import config as inductor
+
+        inductor.cpp.threads = path.threads
+        dynamo.recompile_limit = 64  # one kernel a shape; ImageNet's nets have more than eight
+    if path.precision == "float32":
+        torch.backends.cudnn.allow_tf32 = False  # by default convolutions on a GPU round float32 to ten bits
     if path.device == "cpu":
         keep_freed_memory()
 
@@ -171,8 +180,8 @@ class FusedNormReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, added, eps):
-        mean, variance, inverse, scale, shift = kernels["moments"](x, weight, bias, eps)
-        y = kernels["normalise"](x, scale, shift, added)
+        mean, variance, inverse, scale, shift = compiled(moments)(x, weight, bias, eps)
+        y = compiled(normalise)(x, scale, shift, added)
         ctx.save_for_backward(x, y, mean, inverse, weight)
         ctx.has_added = added is not None
         ctx.mark_non_differentiable(mean, variance)
@@ -181,9 +190,15 @@ class FusedNormReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, _mean, _variance):
         x, y, mean, inverse, weight = ctx.saved_tensors
-        grad_weight, grad_bias, a, b, c = kernels["reduce"](grad, x, y, mean, inverse, weight)
-        grad_x, grad_added = kernels["spread"](grad, x, y, a, b, c, ctx.has_added)
+        grad_weight, grad_bias, a, b, c = compiled(reduce)(grad, x, y, mean, inverse, weight)
+        grad_x, grad_added = compiled(spread)(grad, x, y, a, b, c, ctx.has_added)
         return grad_x, grad_weight, grad_bias, grad_added, None
+
+
+@functools.cache
+def compiled(function: Callable) -> Callable:
+    """`function` as fused kernels, one for each shape it is called with."""
+    return torch.compile(function, dynamic=False)
 
 
 def per_channel(vector: Tensor) -> Tensor:
@@ -221,6 +236,3 @@ def spread(grad, x, y, a, b, c, has_added):
     g = torch.where(y > 0, grad, 0)
     grad_x = per_channel(a) * g.float() + per_channel(b) * x.float() + per_channel(c)
     return grad_x.to(x.dtype), g if has_added else None
-
-
-kernels = {f.__name__: torch.compile(f, dynamic=False) for f in (moments, normalise, reduce, spread)}

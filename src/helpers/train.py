@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -64,11 +65,15 @@ class Config:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_all: bool = True  # False leaves batch normalisation and biases without weight decay
-    held_out: int = 0  # training images set aside, from the end: 5,000 for the paper's choice of schedule
+    held_out: int = 0  # training images, from the end, to evaluate on instead of the test set: 5,000 in the paper
     eval_every: int = 500  # steps between rows of metrics
     seed: int = 0
     precision: str = "auto"  # "float32", "bfloat16", or what the device does best
     compiled: bool | None = None  # fused kernels; None: where the run is long enough to repay them
+
+    def __post_init__(self):
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"unknown precision {self.precision!r}: choose auto, float32 or bfloat16")
 
     def as_dict(self) -> dict:
         """As JSON has it: plain types, lists for tuples."""
@@ -170,9 +175,7 @@ def train(state: State, train_split: Split, test_split: Split, progress: bool | 
     if `progress`, by default on a terminal. Raises NotFinite, with the step, if the loss is no longer finite.
     """
     config, schedule = state.config, state.config.schedule
-    count = len(train_split.labels) - config.held_out
-    train_split = Split(*(part[:count].to(state.device) for part in train_split))
-    test_split = test_split.to(state.device)
+    train_split, test_split = (split.to(state.device) for split in divide(config, train_split, test_split))
     mean = mean_image(train_split)
     step = make_step(state.network, state.optimiser, state.path)
     stream = batches(train_split, config.batch_size, config.seed, state.step, mean)
@@ -187,14 +190,20 @@ def train(state: State, train_split: Split, test_split: Split, progress: bool | 
             yield measure(state, test_split, mean, end - first, begun)
 
 
+def divide(config: Config, train_split: Split, test_split: Split) -> tuple[Split, Split]:
+    """What a run trains on and what it evaluates on: the splits, or two parts of the training split (Sec. 4.2)."""
+    if not config.held_out:
+        return train_split, test_split
+    count = len(train_split.labels) - config.held_out
+    return Split(*(part[:count] for part in train_split)), Split(*(part[count:] for part in train_split))
+
+
 def advance(state: State, step, images: Tensor, labels: Tensor) -> None:
     """One step, and its bookkeeping on the device: running sums, the gate, the watch for a loss that is not finite."""
     schedule, rate = state.config.schedule, state.optimiser.param_groups[0]["lr"]
     rate.fill_(schedule.lr_at(state.step))
     if schedule.warmup_lr is not None:
         rate.copy_(torch.where(state.gate, rate, schedule.warmup_lr))
-    for group in state.optimiser.param_groups:
-        group["lr"] = rate
     loss, errors = step(images, labels)
     state.loss += loss
     state.errors += errors
@@ -213,13 +222,13 @@ def measure(state: State, test_split: Split, mean: Tensor, steps: int, begun: fl
     """The row for the last `steps` steps; their running sums start anew."""
     lr = float(f"{float(state.optimiser.param_groups[0]['lr']):.6g}")
     if (bad := int(state.not_finite)) >= 0:
-        raise NotFinite(
-            f"the loss was no longer finite at step {bad} (learning rate {lr:g}): nothing after it was kept"
-        )
+        raise not_finite(bad, state.config.schedule.lr_at(bad, bool(state.gate)))
     train_loss = float(state.loss) / steps
     train_error = 100 * int(state.errors) / (steps * state.config.batch_size)
     trained = time.perf_counter()
     test_loss, test_error = evaluate(state.network, test_split, mean)
+    if not math.isfinite(test_loss):  # the last step's update can break a net whose loss was still finite
+        raise not_finite(state.step, lr)
     state.loss.zero_()
     state.errors.zero_()
     state.seconds += time.perf_counter() - begun
@@ -233,6 +242,10 @@ def measure(state: State, test_split: Split, mean: Tensor, steps: int, begun: fl
         "seconds": round(state.seconds, 3),
         "images_per_second": round(steps * state.config.batch_size / (trained - begun), 1),
     }
+
+
+def not_finite(step: int, lr: float) -> NotFinite:
+    return NotFinite(f"the loss was no longer finite at step {step} (learning rate {lr:g}): nothing after it was kept")
 
 
 @torch.no_grad()

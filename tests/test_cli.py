@@ -1,0 +1,105 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import data
+from helpers.__main__ import main
+from helpers.runs import load_runs
+
+PYTHON = [sys.executable, "-m", "helpers"]
+QUICK = ["--data", "synthetic", "--steps", "4", "--eval-every", "2"]
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a command in this process; its exit code and what it printed."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["helpers", *map(str, arguments)])
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        with pytest.raises(SystemExit) as stop:
+            main()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        code = stop.value.code
+        return (code or 0), capsys.readouterr()
+
+    return run
+
+
+def test_train_records_and_says_so(call, tmp_path):
+    code, printed = call("train", "plain-8", *QUICK, "--seed", 3, "--out", tmp_path / "own")
+    assert code == 0
+    lines = printed.out.splitlines()
+    assert [line.split("  ")[:2] for line in lines[:2]] == [["plain-8 seed 3", f"step {k}/4"] for k in (2, 4)]
+    assert lines[-1] == str(tmp_path / "own" / "plain-8" / "seed-3")
+    table = load_runs(tmp_path, "own")
+    assert (table.data.unique(), table.steps.unique(), table.finished.all()) == (["synthetic"], [4], True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "resnet-57"], "unknown experiment 'resnet-57': did you mean resnet-56"),
+        (["suite", "quikc"], "unknown suite 'quikc': did you mean quick"),
+        (
+            ["suite", "quick", "--only", "plain-32"],
+            "unknown experiment of this suite 'plain-32': did you mean plain-20",
+        ),
+        (["suite", "quick", "--seed", "7"], "this suite has no seed 7: it has [0]"),
+        (["notebooks", "77"], "no notebook 77"),
+        (["notebooks", "--profile", "slow"], "unknown profile 'slow': choose smoke, quick, paper"),
+        (["train"], "Missing argument"),
+        (["train", "plain-8", "--data", "mnist"], "'mnist' is not one of"),
+        (["train", "plain-8", "--steps", "0"], "greater than or equal to 1"),
+        (["tarin"], "No such command"),
+    ],
+)
+def test_bad_usage_is_told_in_a_sentence_with_code_2(call, arguments, sentence):
+    code, printed = call(*arguments)
+    assert code == 2
+    assert sentence in " ".join(printed.err.replace("│", " ").split())
+    assert "Traceback" not in printed.err
+
+
+def test_a_failed_job_is_told_in_a_sentence_with_code_1(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/cifar-10-python.tar.gz",))
+    code, printed = call("data", "--root", tmp_path)
+    assert code == 1 and printed.err.startswith("error: could not download") and "Traceback" not in printed.err
+    call("train", "plain-8", *QUICK, "--out", tmp_path)
+    code, printed = call("train", "plain-8", *QUICK[:-1], "3", "--out", tmp_path)
+    assert code == 1 and "holds another run (eval_every 2 instead of 3)" in printed.err
+
+
+def test_a_suite_lists_what_is_done_and_what_is_missing(call, tmp_path):
+    code, printed = call("suite", "smoke", "--only", "plain-8", "--out", tmp_path / "smoke")
+    assert code == 0 and printed.out.splitlines()[-1] == "plain-8 seed 0: done"
+    code, printed = call("suite", "smoke", "--list", "--out", tmp_path / "smoke")
+    assert printed.out.splitlines() == [
+        "plain-8 seed 0: done",
+        "plain-20 seed 0: missing",
+        "resnet-8 seed 0: missing",
+        "resnet-20 seed 0: missing",
+    ]
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_run_that_goes_on(tmp_path, stop, code):
+    steps = ["--data", "synthetic", "--steps", "100000", "--eval-every", "5"]
+    command = [*PYTHON, "train", "plain-8", *steps, "--out", str(tmp_path / "own")]
+    checkpoint = tmp_path / "own" / "plain-8" / "seed-0" / "checkpoint.safetensors"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "a run goes on from its last checkpoint" in errors and "Traceback" not in errors
+    done = load_runs(tmp_path, "own").step.max()
+    again = subprocess.run([*command, "--time-limit", "0"], capture_output=True, text=True, timeout=300, check=True)
+    assert f"step {done + 5:,}/100,000" in again.stdout or f"step {done:,}/100,000" in again.stdout
