@@ -10,6 +10,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from helpers import ROOT
+from helpers.plotting import last_rows
+from helpers.runs import load_runs
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -60,6 +62,14 @@ def test_conda_installs_the_same_pins():
     python = next(d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python="))
     assert Version(python.removeprefix("python=")) in Requirement(f"python{PROJECT['requires-python']}").specifier
     assert next(d for d in environment["dependencies"] if isinstance(d, dict)) == {"pip": ["-r requirements.txt"]}
+
+
+def test_the_readmes_results_are_the_records():
+    """Each finished run on CIFAR-10 has its row, with the last iteration's errors."""
+    readme = (ROOT / "README.md").read_text()
+    for run in last_rows(load_runs(ROOT / "data" / "runs").query("finished")).itertuples():
+        row = f"| {run.suite} | {run.network} | {run.precision} | {run.train_error:.2f} | {run.test_error:.2f} |"
+        assert row in readme, row
 
 
 def test_the_readme_names_what_is_there():

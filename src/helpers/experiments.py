@@ -40,6 +40,7 @@ EXPERIMENTS: dict[str, Config] = {
     **{f"resnet-{depth}": cifar(depth) for depth in (8, *DEPTHS, 1202)},
     **{f"resnet-{depth}-{option}": cifar(depth, option) for depth in (20, 56) for option in ("B", "C")},
     "resnet-20-float32": cifar(20, precision="float32"),
+    "plain-56-float32": cifar(56, "plain", precision="float32"),
 }
 
 
@@ -106,7 +107,7 @@ SUITES: dict[str, Suite] = {
     "agreement": Suite(
         "float32 against the fast path, on the quick schedule",
         "cifar10",
-        (experiment("resnet-20-float32", **QUICK),),
+        tuple(experiment(n, **QUICK) for n in ("resnet-20-float32", "plain-56-float32")),
     ),
     "paper": Suite(
         "the full protocol: Table 6, Figures 1, 6 and 7",

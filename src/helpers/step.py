@@ -52,7 +52,8 @@ def has_compiler(device: str) -> bool:
 def has_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 faster than float32."""
     if device == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, test, bool)() for test in tests)  # private names: a PyTorch may lack them
     return device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
 
 
