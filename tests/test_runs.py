@@ -37,7 +37,7 @@ def contents(folder):
 
 
 def test_a_run_folder_has_what_the_readme_says(tmp_path, tiny_config, tiny_data):
-    folder = record("tiny", tiny_config, tmp_path, tiny_data)
+    folder = record("tiny", tiny_config, tmp_path, data=tiny_data)
     assert folder == tmp_path / "tiny" / "seed-0"
     files = {"run.json", "metrics.jsonl", "responses.csv", "gradients.csv", "weights.safetensors", "run.lock"}
     assert {path.name for path in folder.iterdir()} == files
@@ -51,15 +51,15 @@ def test_a_run_folder_has_what_the_readme_says(tmp_path, tiny_config, tiny_data)
 
 
 def test_a_finished_run_is_left_alone(tmp_path, tiny_config, tiny_data):
-    folder = record("tiny", tiny_config, tmp_path, tiny_data)
+    folder = record("tiny", tiny_config, tmp_path, data=tiny_data)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    record("tiny", tiny_config, tmp_path, tiny_data)
+    record("tiny", tiny_config, tmp_path, data=tiny_data)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("half", [False, True])
 def test_the_network_can_be_loaded_and_has_the_error_recorded(tmp_path, tiny_config, tiny_data, half):
-    folder = record("tiny", tiny_config, tmp_path, tiny_data, half_weights=half)
+    folder = record("tiny", tiny_config, tmp_path, data=tiny_data, half_weights=half)
     loss, error = evaluate(load_network(folder), tiny_data.test, mean_image(tiny_data.train))
     row = load_runs(tmp_path.parent, tmp_path.name).iloc[-1]
     assert loss == pytest.approx(row.test_loss, rel=1e-2 if half else 1e-6)
@@ -67,7 +67,7 @@ def test_the_network_can_be_loaded_and_has_the_error_recorded(tmp_path, tiny_con
 
 
 def recording(directory, config, data):
-    record("tiny", config, directory, data)
+    record("tiny", config, directory, data=data)
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,12 @@ def test_killed_at_random_moments_it_ends_as_the_uninterrupted_run(tmp_path, tin
 
 
 def test_a_time_limit_stops_behind_a_checkpoint(tmp_path, tiny_config, tiny_data):
-    folder = record("tiny", tiny_config, tmp_path / "a", tiny_data, time_limit=0)
+    folder = record("tiny", tiny_config, tmp_path / "a", data=tiny_data, time_limit=0)
     assert load(folder / runs.CHECKPOINT).step == 10
     assert not json.loads((folder / "run.json").read_text())["finished"]
     assert progress(runs.Run("tiny", tiny_config), tmp_path / "a") == "begun, 10 of 60 steps"
-    record("tiny", tiny_config, tmp_path / "a", tiny_data)
-    assert contents(folder) == contents(record("tiny", tiny_config, tmp_path / "b", tiny_data))
+    record("tiny", tiny_config, tmp_path / "a", data=tiny_data)
+    assert contents(folder) == contents(record("tiny", tiny_config, tmp_path / "b", data=tiny_data))
 
 
 def test_ctrl_c_leaves_a_resumable_run(tmp_path, tiny_config, tiny_data, monkeypatch):
@@ -131,17 +131,17 @@ def test_ctrl_c_leaves_a_resumable_run(tmp_path, tiny_config, tiny_data, monkeyp
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(runs, "save", interrupt)
-        record("tiny", tiny_config, tmp_path / "a", tiny_data)
-    folder = record("tiny", tiny_config, tmp_path / "a", tiny_data)
-    assert contents(folder) == contents(record("tiny", tiny_config, tmp_path / "b", tiny_data))
+        record("tiny", tiny_config, tmp_path / "a", data=tiny_data)
+    folder = record("tiny", tiny_config, tmp_path / "a", data=tiny_data)
+    assert contents(folder) == contents(record("tiny", tiny_config, tmp_path / "b", data=tiny_data))
 
 
 def test_rows_past_the_checkpoint_and_a_torn_line_are_dropped(tmp_path, tiny_config, tiny_data):
-    folder = record("tiny", tiny_config, tmp_path, tiny_data, time_limit=0)
+    folder = record("tiny", tiny_config, tmp_path, data=tiny_data, time_limit=0)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 20, "lr": 0.1}\n{"step": 30, "l')
     assert load_runs(tmp_path.parent, tmp_path.name).step.tolist() == [10, 20], "readers drop the torn line"
-    record("tiny", tiny_config, tmp_path, tiny_data)
+    record("tiny", tiny_config, tmp_path, data=tiny_data)
     assert load_runs(tmp_path.parent, tmp_path.name).step.tolist() == [10, 20, 30, 40, 50, 60]
 
 
@@ -149,40 +149,40 @@ def test_a_second_process_is_refused(tmp_path, tiny_config, tiny_data):
     folder = tmp_path / "tiny" / "seed-0"
     folder.mkdir(parents=True)
     with FileLock(folder / "run.lock"), pytest.raises(RunError, match="another process is recording into"):
-        record("tiny", tiny_config, tmp_path, tiny_data)
+        record("tiny", tiny_config, tmp_path, data=tiny_data)
 
 
 def test_a_folder_with_another_configuration_or_data_is_refused_and_named(tmp_path, tiny_config, tiny_data):
-    folder = record("tiny", tiny_config, tmp_path, tiny_data, time_limit=0)
+    folder = record("tiny", tiny_config, tmp_path, data=tiny_data, time_limit=0)
     other = dataclasses.replace(tiny_config, momentum=0.5)
     with pytest.raises(RunError, match=rf"{folder} holds another run \(momentum 0.9 instead of 0.5\)"):
-        record("tiny", other, tmp_path, tiny_data)
+        record("tiny", other, tmp_path, data=tiny_data)
     with pytest.raises(RunError, match="other data"):
-        record("tiny", tiny_config, tmp_path, Data("tiny", tiny_data.train, tiny_data.test, {"train": "2"}))
+        record("tiny", tiny_config, tmp_path, data=Data("tiny", tiny_data.train, tiny_data.test, {"train": "2"}))
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, tiny_config, tiny_data):
-    folder = record("tiny", tiny_config, tmp_path, tiny_data, time_limit=0)
-    other = record("tiny", dataclasses.replace(tiny_config, seed=1), tmp_path, tiny_data, time_limit=0)
+    folder = record("tiny", tiny_config, tmp_path, data=tiny_data, time_limit=0)
+    other = record("tiny", dataclasses.replace(tiny_config, seed=1), tmp_path, data=tiny_data, time_limit=0)
     (other / runs.CHECKPOINT).replace(folder / runs.CHECKPOINT)
     with pytest.raises(CheckpointError, match="another configuration"):
-        record("tiny", tiny_config, tmp_path, tiny_data)
+        record("tiny", tiny_config, tmp_path, data=tiny_data)
 
 
 def test_a_loss_that_is_not_finite_keeps_what_was_recorded(tmp_path, tiny_config, tiny_data):
-    folder = record("tiny", tiny_config, tmp_path, tiny_data, time_limit=0)
+    folder = record("tiny", tiny_config, tmp_path, data=tiny_data, time_limit=0)
     state = load(folder / runs.CHECKPOINT)
     with torch.no_grad():
         state.network.fc.weight.fill_(torch.inf)
     runs.save(state, folder / runs.CHECKPOINT)
     with pytest.raises(NotFinite, match="step 10"):
-        record("tiny", tiny_config, tmp_path, tiny_data)
+        record("tiny", tiny_config, tmp_path, data=tiny_data)
     assert load_runs(tmp_path.parent, tmp_path.name).step.tolist() == [10]
 
 
 def test_runs_load_as_one_tidy_table(tmp_path, tiny_config, tiny_data):
     for seed in (0, 1):
-        record("tiny", dataclasses.replace(tiny_config, seed=seed), tmp_path / "suite", tiny_data)
+        record("tiny", dataclasses.replace(tiny_config, seed=seed), tmp_path / "suite", data=tiny_data)
     table = load_runs(tmp_path, "suite")
     columns = [
         "suite",
@@ -209,7 +209,7 @@ def test_a_suite_does_what_is_missing_and_nothing_twice(tmp_path, tiny_config, t
     chosen = [runs.Run(name, dataclasses.replace(tiny_config, seed=s)) for name in ("a", "b") for s in (0, 1)]
     record_suite(chosen[:1], tmp_path, tiny_data)
     stamp = (tmp_path / "a" / "seed-0" / "run.json").stat().st_mtime_ns
-    record(*chosen[1], tmp_path, tiny_data, time_limit=0)
+    record(*chosen[1], tmp_path, data=tiny_data, time_limit=0)
     record_suite(chosen, tmp_path, tiny_data, time_limit=0)
     assert [progress(run, tmp_path) for run in chosen] == [
         "done",
@@ -225,7 +225,7 @@ def test_a_suite_does_what_is_missing_and_nothing_twice(tmp_path, tiny_config, t
 def test_a_suite_hands_its_time_down_and_ends_with_the_run_that_it_stopped(tmp_path, tiny_config, monkeypatch):
     chosen = [runs.Run(name, tiny_config) for name in ("a", "b")]
     asked = []
-    monkeypatch.setattr(runs, "record", lambda name, config, directory, data, left, **_: asked.append((name, left)))
+    monkeypatch.setattr(runs, "record", lambda name, config, directory, left, data, **_: asked.append((name, left)))
     record_suite(chosen, tmp_path, None, time_limit=600)
     assert [name for name, _ in asked] == ["a"], "a came back unfinished, so the time is up"
     assert 590 < asked[0][1] <= 600
@@ -242,7 +242,7 @@ def test_a_run_that_diverges_does_not_stop_its_suite(tmp_path, tiny_config, tiny
 
 
 def test_a_run_with_another_configuration_is_not_taken_for_done(tmp_path, tiny_config, tiny_data):
-    record("a", dataclasses.replace(tiny_config, momentum=0.5), tmp_path, tiny_data)
+    record("a", dataclasses.replace(tiny_config, momentum=0.5), tmp_path, data=tiny_data)
     run = runs.Run("a", tiny_config)
     assert progress(run, tmp_path).startswith("not done: another configuration")
     with pytest.raises(RunError, match="holds another run"):

@@ -43,7 +43,7 @@ def train(
     from helpers.runs import record
 
     run = experiment(name, seed, steps, eval_every)
-    print(record(run.name, run.config, out, load_data(data.value, data_root), time_limit))
+    print(record(run.name, run.config, out, time_limit, load_data(data.value, data_root)))
 
 
 @app.command()

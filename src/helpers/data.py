@@ -16,6 +16,8 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
+from helpers import ROOT
+
 ARCHIVE = "cifar-10-python.tar.gz"
 ARCHIVE_MD5 = CIFAR10.tgz_md5
 MIRRORS = (
@@ -54,7 +56,7 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def load_data(name: str = "auto", root: str | Path = "data") -> Data:
+def load_data(name: str = "auto", root: str | Path = ROOT / "data") -> Data:
     """A data set by name: "cifar10", "synthetic", or "auto": CIFAR-10 where it lies in `root`, else synthetic."""
     if name == "auto":
         name = "cifar10" if (Path(root) / CIFAR10.base_folder).is_dir() else "synthetic"
@@ -70,7 +72,7 @@ def load_data(name: str = "auto", root: str | Path = "data") -> Data:
     raise DataError(f"unknown data {name!r}: choose cifar10, synthetic or auto")
 
 
-def load_cifar10(root: str | Path = "data", download: bool = True) -> tuple[Split, Split]:
+def load_cifar10(root: str | Path = ROOT / "data", download: bool = True) -> tuple[Split, Split]:
     """The 50,000 training and 10,000 test images of CIFAR-10, from `root` or, once, from the network.
 
     Every file is checked by its MD5. Raises DataError, with what to do, if they cannot be had.

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from helpers import ROOT
 from helpers.analysis import gradient_norms, layer_responses
-from helpers.data import Data, mean_image, normalise
+from helpers.data import Data, load_data, mean_image, normalise
 from helpers.experiments import Run
 from helpers.models import ResNet
 from helpers.train import CheckpointError, Config, NotFinite, State, divide, load, save, start, train
@@ -38,12 +38,12 @@ def record(
     name: str,
     config: Config,
     directory: str | Path,
-    data: Data,
     time_limit: float | None = None,
+    data: Data | None = None,
     device: str | None = None,
     half_weights: bool = False,
 ) -> Path:
-    """Train to the end, recording, and return the run's folder `directory/name/seed-<k>`.
+    """Train to the end, by default on CIFAR-10, recording; return the run's folder `directory/name/seed-<k>`.
 
     Kill it at any moment and call it again: it goes on from the last evaluation and ends as the uninterrupted run
     would. A finished run is left as it is. With a `time_limit` in seconds it returns early, behind a checkpoint,
@@ -54,7 +54,7 @@ def record(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(folder / "run.lock", timeout=0):
-            return record_locked(folder, name, config, data, time_limit, device, half_weights)
+            return record_locked(folder, name, config, data or load_data("cifar10"), time_limit, device, half_weights)
     except filelock.Timeout:
         raise RunError(f"another process is recording into {folder}") from None
 
@@ -266,12 +266,12 @@ def load_network(folder: str | Path) -> ResNet:
     return network.eval()
 
 
-def run_folders(directory: str | Path = "data/runs", suite: str = "*") -> list[Path]:
+def run_folders(directory: str | Path = ROOT / "data" / "runs", suite: str = "*") -> list[Path]:
     """The folders of a suite's runs, or of all suites'."""
     return sorted(path.parent for path in Path(directory).glob(f"{suite}/*/seed-*/run.json"))
 
 
-def load_runs(directory: str | Path = "data/runs", suite: str = "*") -> pd.DataFrame:
+def load_runs(directory: str | Path = ROOT / "data" / "runs", suite: str = "*") -> pd.DataFrame:
     """All rows of metrics as one tidy table, a row per run and evaluation; empty if nothing is recorded.
 
     Columns: suite, network, depth, kind ("plain" or "residual"), shortcut, seed, data, precision, steps (of the
@@ -301,7 +301,7 @@ def tabulate(suite: str, about: dict, rows: list[dict]) -> pd.DataFrame:
     )
 
 
-def load_series(file: str, directory: str | Path = "data/runs", suite: str = "*") -> pd.DataFrame:
+def load_series(file: str, directory: str | Path = ROOT / "data" / "runs", suite: str = "*") -> pd.DataFrame:
     """`responses.csv` or `gradients.csv` of every run that has it, with columns suite, network, seed in front."""
     tables = []
     for folder in run_folders(directory, suite):
@@ -349,7 +349,7 @@ def record_suite(
         if left is not None and left <= 0:
             break
         try:
-            record(run.name, run.config, directory, data, left, half_weights=half_weights)
+            record(run.name, run.config, directory, left, data, half_weights=half_weights)
         except NotFinite as error:
             failures.append(f"{run.name} seed {run.config.seed}: {error}")
             continue
