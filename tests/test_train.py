@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from helpers.data import Split, batches, mean_image, normalise, synthetic
 from helpers.models import Spec
-from helpers.train import CheckpointError, Config, NotFinite, Schedule, evaluate, load, save, start, train
+from helpers.train import CheckpointError, Config, NotFinite, Schedule, advance, evaluate, load, save, start, train
 
 
 def test_the_papers_schedule():
@@ -104,6 +104,18 @@ def test_the_gate_opens_on_training_error_below_80_and_stays_open(tiny_data):
     noise = torch.randint(0, 256, (5000, 3, 8, 8), dtype=torch.uint8)
     opened, state = gate_history(config, Split(noise, torch.randint(10, (5000,))), 0.05)
     assert not any(opened) and not bool(state.gate)
+
+
+def test_the_gate_looks_at_each_hundred_steps_by_themselves(tiny_config):
+    """Errors of a made-up step: all wrong, then 80 % exactly, which is not below 80, then one image fewer."""
+    schedule = Schedule(steps=1000, milestones=(2000, 3000), lr=0.1, warmup_lr=0.01)
+    state = start(dataclasses.replace(tiny_config, schedule=schedule, batch_size=10))
+    wrong = [10] * 100 + [8] * 100 + [8] * 99 + [7] + [10] * 200
+    rates = []
+    for errors in wrong:
+        advance(state, lambda images, labels, errors=errors: (torch.tensor(1.0), torch.tensor(errors)), None, None)
+        rates.append(round(float(state.optimiser.param_groups[0]["lr"]), 6))
+    assert rates == [0.01] * 300 + [0.1] * 200
 
 
 def test_evaluating_more_or_less_often_changes_no_weight(tiny_data):
