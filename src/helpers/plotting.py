@@ -21,8 +21,7 @@ def plot_curves(runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     `runs` as `load_runs` gives them; several seeds of a network are drawn one by one.
     """
     ax = ax or plt.gca()
-    for _, run in runs.groupby(["suite", "network", "seed"]):
-        depth = run.depth.iloc[0]
+    for (depth, *_), run in runs.groupby(["depth", "suite", "network", "seed"]):
         style = {"color": COLOURS[depth], "marker": MARKERS[depth], "markersize": 4}
         first = f"{depth} layers" not in ax.get_legend_handles_labels()[1]
         ax.plot(run.step, run.train_error, linestyle="--", linewidth=1, **style)
