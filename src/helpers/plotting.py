@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 DEPTHS = (8, 20, 32, 44, 56, 110, 1202)
 COLOURS = dict(zip(DEPTHS, sns.color_palette("colorblind", len(DEPTHS)), strict=True))
-MARKERS = dict(zip(DEPTHS, "pos^DvX", strict=True))
+MARKERS = dict(zip(DEPTHS, "Pos^DvX", strict=True))
 
 
 def plot_curves(runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
