@@ -72,6 +72,16 @@ def test_the_readmes_results_are_the_records():
         assert row in readme, row
 
 
+def test_the_readmes_sentences_are_the_records():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    ends = last_rows(load_runs(ROOT / "data" / "runs").query("finished")).set_index("network")
+    for family, cost in (("plain", "to the plain net costs {:.0f}"), ("resnet", "to the residual net costs {:.0f}.")):
+        assert cost.format(ends.train_error[f"{family}-56"] - ends.train_error[f"{family}-20"]) in readme
+    higher = ends.test_error["resnet-20-float32"] - ends.test_error["resnet-20"]
+    assert f"ends {higher:.1f} points of test error above the bfloat16 one" in readme
+    assert f"{ends[ends.suite == 'quick'].seconds.sum() / 60:.0f} minutes as recorded" in readme
+
+
 def test_the_readme_names_what_is_there():
     """Every file, folder and make target that it mentions in code type."""
     readme = (ROOT / "README.md").read_text()

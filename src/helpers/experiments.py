@@ -100,7 +100,7 @@ SUITES: dict[str, Suite] = {
         tuple(experiment(n, steps=40, eval_every=10) for n in ("plain-8", "plain-20", "resnet-8", "resnet-20")),
     ),
     "quick": Suite(
-        "the recipe in 4,000 steps instead of 64,000: an hour on two CPU cores",
+        "the recipe in 4,000 steps instead of 64,000: an hour and a half on two CPU cores",
         "cifar10",
         tuple(experiment(n, **QUICK) for n in ("plain-20", "resnet-20", "plain-56", "resnet-56")),
     ),
