@@ -197,10 +197,10 @@ def test_a_changed_byte_of_a_checkpoint_is_noticed(tmp_path, tiny_config, where)
 def test_a_truncated_or_foreign_checkpoint_is_refused(tmp_path, tiny_config):
     save(start(tiny_config), tmp_path / "c")
     (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="not a checkpoint that can be read"):
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint of this program"):
         load(tmp_path / "c")
     torch.save({"a": 1}, tmp_path / "pickle")
-    with pytest.raises(CheckpointError, match="not a checkpoint that can be read"):
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint of this program"):
         load(tmp_path / "pickle")
 
 

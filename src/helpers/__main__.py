@@ -1,5 +1,7 @@
 """The command line: python -m helpers …"""
 
+import contextlib
+import os
 import signal
 import sys
 from enum import StrEnum
@@ -29,7 +31,7 @@ Root = Annotated[Path, typer.Option(help="where the data sets lie", show_default
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help="an experiment, such as plain-20 or resnet-56")],
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of weights, order, crops and flips")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="shorten the schedule to so many steps")] = None,
     eval_every: Annotated[int | None, typer.Option(min=1, help="steps between evaluations")] = None,
     data: Annotated[DataName, typer.Option(help="auto: CIFAR-10 if it is there, else synthetic")] = DataName.cifar10,
@@ -81,18 +83,23 @@ def data(root: Root = ROOT / "data") -> None:
 
 @app.command()
 def notebooks(
-    numbers: Annotated[list[str] | None, typer.Argument(help="such as 06; all if none is named")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="such as 06; all if none is named")] = None,
     profile: Annotated[str, typer.Option(help="smoke, quick or paper")] = "smoke",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="a parameter, name=value; repeat for more")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="so many at once", show_default="by cores and memory")] = None,
+    cell_limit: Annotated[int, typer.Option(min=1, help="seconds that a cell may take")] = 3600,
 ) -> None:
     """Execute notebooks with papermill into build/notebooks."""
     from helpers.notebooks import execute_all
 
-    execute_all(numbers or [], profile)
+    execute_all(names or [], profile, set_ or [], jobs, cell_limit)
 
 
 def stop(number: int, _frame) -> None:
-    print("stopped; a run goes on from its last checkpoint when it is called again", file=sys.stderr)
-    sys.exit(128 + number)
+    """End at once, which runs are made for: an exception raised here can be lost in whatever import is under way."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"\nstopped; a run goes on from its last checkpoint when it is called again\n")
+    os._exit(128 + number)
 
 
 def main() -> None:
@@ -102,26 +109,18 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        for code, kinds in exit_codes().items():
-            if isinstance(error, kinds):
-                print(f"error: {error}", file=sys.stderr)
-                sys.exit(code)
-        raise
+        code = exit_code(error)
+        if code is None:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(code)
 
 
-def exit_codes() -> dict[int, tuple[type[Exception], ...]]:
-    """The errors that are told in their own sentence; any other is a bug and shows its traceback."""
-    from helpers.data import DataError
-    from helpers.experiments import UnknownName
-    from helpers.notebooks import NotebookError, UnknownNotebook
-    from helpers.runs import RunError
-    from helpers.step import PathError
-    from helpers.train import CheckpointError, NotFinite
-
-    return {
-        2: (UnknownName, UnknownNotebook),
-        1: (DataError, RunError, PathError, CheckpointError, NotFinite, NotebookError, OSError),
-    }
+def exit_code(error: Exception) -> int | None:
+    """The package's errors say in a sentence what to do, and the system's are plain; any other is a bug: None."""
+    if type(error).__module__.startswith("helpers."):
+        return 2 if isinstance(error, ValueError) else 1
+    return 1 if isinstance(error, OSError) else None
 
 
 if __name__ == "__main__":

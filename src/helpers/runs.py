@@ -9,14 +9,16 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 import filelock
 import pandas as pd
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from helpers import ROOT
@@ -24,9 +26,12 @@ from helpers.analysis import gradient_norms, layer_responses
 from helpers.data import Data, load_data, mean_image, normalise
 from helpers.experiments import Run
 from helpers.models import ResNet
-from helpers.train import CheckpointError, Config, NotFinite, State, divide, load, save, start, train
+from helpers.step import PathError
+from helpers.train import CheckpointError, Config, NotFinite, State, divide, load, save, start, train, write
 
-CHECKPOINT = "checkpoint.safetensors"
+ABOUT, METRICS = "run.json", "metrics.jsonl"
+WEIGHTS, CHECKPOINT = "weights.safetensors", "checkpoint.safetensors"
+MEND = "put a whole copy of it back, or remove the folder to start over"
 GRADIENTS_AT = 4  # gradients are recorded at the start and at every quarter of the schedule
 
 
@@ -47,16 +52,23 @@ def record(
 
     Kill it at any moment and call it again: it goes on from the last evaluation and ends as the uninterrupted run
     would. A finished run is left as it is. With a `time_limit` in seconds it returns early, behind a checkpoint,
-    once another interval would not fit. Raises RunError if the folder holds another run or another process is
-    recording into it; NotFinite, CheckpointError and PathError come from below.
+    once another interval would not fit. Raises RunError if the folder holds another run or cannot be written, if
+    another process is recording into it, or if this machine cannot go on with it; NotFinite, CheckpointError and
+    PathError come from below.
     """
-    folder = Path(directory) / name / f"seed-{config.seed}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, data = Path(directory) / name / f"seed-{config.seed}", data or load_data("cifar10")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / "run.lock", timeout=0):
-            return record_locked(folder, name, config, data or load_data("cifar10"), time_limit, device, half_weights)
+            return record_locked(folder, name, config, data, time_limit, device, half_weights)
     except filelock.Timeout:
-        raise RunError(f"another process is recording into {folder}") from None
+        raise RunError(f"another process is recording into {folder}: wait for it or choose another folder") from None
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise RunError(
+            f"recording into {folder} broke off: {error.strerror or error}{where}; "
+            "nothing recorded is lost, and once this is mended the same command goes on"
+        ) from error
 
 
 def record_locked(folder: Path, name, config: Config, data: Data, time_limit, device, half_weights) -> Path:
@@ -66,12 +78,12 @@ def record_locked(folder: Path, name, config: Config, data: Data, time_limit, de
         if about["finished"]:
             return folder
     begun = time.monotonic()
-    state = resume(folder, config, device)
+    state, rows = resume(folder, config, device)
     if about is None or state.step == 0:
         about = describe(name, config, data, state)
     about["stretches"].append({"from_step": state.step, **surroundings(state)})
-    write(folder / "run.json", json.dumps(about, indent=1))
-    drop_rows_past(folder, state.step)
+    write_about(folder, about)
+    write_rows(folder, rows)
     train_split, test_split = divide(config, data.train, data.test)
     mean = mean_image(train_split)
     probe = normalise(train_split.images[:128], mean), train_split.labels[:128]
@@ -79,11 +91,12 @@ def record_locked(folder: Path, name, config: Config, data: Data, time_limit, de
         record_gradients(folder, state, *probe)
     before = state.seconds
     for row in train(state, data.train, data.test):
-        append(folder / "metrics.jsonl", row)
+        append(folder / METRICS, row)
         if is_quarter(config, state.step):
             record_gradients(folder, state, *probe)
         save(state, folder / CHECKPOINT)
         tqdm.write(report(name, config, row))
+        sys.stdout.flush()  # into a file or pipe too, a line an evaluation
         passed, interval, before = time.monotonic() - begun, row["seconds"] - before, row["seconds"]
         if time_limit is not None and passed + interval > time_limit and state.step < config.schedule.steps:
             return folder
@@ -100,19 +113,28 @@ def report(name: str, config: Config, row: dict) -> str:
     )
 
 
-def resume(folder: Path, config: Config, device: str | None) -> State:
-    """The state of the folder's checkpoint, or a new one."""
-    checkpoint = folder / CHECKPOINT
+def resume(folder: Path, config: Config, device: str | None) -> tuple[State, list[dict]]:
+    """The state of the folder's checkpoint, or a new one, and the rows recorded up to it."""
+    checkpoint, rows = folder / CHECKPOINT, read_rows(folder)
     if not checkpoint.exists():
-        if rows := read_rows(folder / "metrics.jsonl"):
+        if rows:
             tqdm.write(f"{folder} has no checkpoint: its {len(rows)} recorded rows are computed again")
-        return start(config, device)
-    state = load(checkpoint)
+        return start(config, device), []
+    try:
+        state = load(checkpoint)
+    except PathError as error:
+        raise RunError(f"{folder} cannot go on here: {error}; go on there or choose another folder") from error
     if state.config != config:
         raise CheckpointError(f"{checkpoint} is of another configuration than {folder}: delete it to start over")
     if device is not None and device != state.device:
         raise RunError(f"{folder} was begun on {state.device}: it cannot go on on {device}")
-    return state
+    kept = [row for row in rows if row["step"] <= state.step]
+    if not kept or (kept[-1]["step"], kept[-1].get("seconds")) != (state.step, round(state.seconds, 3)):
+        raise CheckpointError(
+            f"{checkpoint} was not saved with the rows of {folder / METRICS}: put the files of one run together, "
+            "or delete the checkpoint to start over"
+        )
+    return state, kept
 
 
 def refuse_another(folder: Path, about: dict, config: Config, data: Data) -> None:
@@ -190,38 +212,33 @@ def is_quarter(config: Config, step: int) -> bool:
 def record_gradients(folder: Path, state: State, images: torch.Tensor, labels: torch.Tensor) -> None:
     norms = gradient_norms(state.network, images.to(state.device), labels.to(state.device))
     table = norms.reset_index().assign(step=state.step)[["step", "layer", "norm"]]
-    old = folder / "gradients.csv"
-    if state.step > 0 and old.exists():
-        earlier = pd.read_csv(old)
+    path = folder / "gradients.csv"
+    if state.step > 0 and path.exists():
+        earlier = read_table(path)
         table = pd.concat([earlier[earlier.step < state.step], table])
-    write(old, table.to_csv(index=False))
+    write(path, table.to_csv(index=False).encode())
 
 
 def finish(folder: Path, about: dict, state: State, images: torch.Tensor, half_weights: bool) -> None:
     """Write what is known only at the end; `run.json` last, so that a finished run has everything."""
-    write(folder / "responses.csv", layer_responses(state.network, images.to(state.device)).to_csv())
+    write(folder / "responses.csv", layer_responses(state.network, images.to(state.device)).to_csv().encode())
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.network.state_dict().items()}
     if half_weights:
         weights = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    part = folder / "weights.safetensors.part"
-    save_file(weights, part)
-    part.replace(folder / "weights.safetensors")
-    rows = read_rows(folder / "metrics.jsonl")
+    write(folder / WEIGHTS, safetensors.torch.save(weights))
     about["seconds"] = state.seconds
-    about["images_per_second"] = float(pd.Series([row["images_per_second"] for row in rows]).median())
+    about["images_per_second"] = float(pd.Series([row["images_per_second"] for row in read_rows(folder)]).median())
     about["finished"] = True
-    write(folder / "run.json", json.dumps(about, indent=1))
+    write_about(folder, about)
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def write(path: Path, text: str) -> None:
-    """Write beside `path`, flush to the disk, then move into place."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+def write_about(folder: Path, about: dict) -> None:
+    write(folder / ABOUT, json.dumps(about, indent=1).encode())
+
+
+def write_rows(folder: Path, rows: list[dict]) -> None:
+    write(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def append(path: Path, row: dict) -> None:
@@ -231,44 +248,62 @@ def append(path: Path, row: dict) -> None:
         os.fsync(file.fileno())
 
 
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a `metrics.jsonl`, without a last line that a kill left unterminated."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")[:-1]
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error})") from None
+def read_rows(folder: Path) -> list[dict]:
+    """The rows of a folder's `metrics.jsonl`, without a last line that a kill left unterminated.
 
-
-def drop_rows_past(folder: Path, step: int) -> None:
-    kept = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] <= step]
-    write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+    Raises RunError, with the line's number, if any other is damaged.
+    """
+    path, rows = folder / METRICS, []
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            row["step"]
+        except (KeyError, TypeError, ValueError):
+            raise RunError(f"{path} is damaged in line {number}: {MEND}") from None
+        rows.append(row)
+    return rows
 
 
 def read_about(folder: Path) -> dict | None:
-    """The contents of a folder's `run.json`, or None if it has none."""
-    path = folder / "run.json"
+    """The contents of a folder's `run.json`; None if nothing is recorded in it. Raises RunError if it is damaged."""
+    path = folder / ABOUT
+    if not path.exists():
+        if kept := [name for name in (METRICS, CHECKPOINT, WEIGHTS) if (folder / name).exists()]:
+            raise RunError(f"{path} is missing beside {kept[0]}: {MEND}")
+        return None
     try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error})") from None
+        about = json.loads(path.read_bytes())
+        Config.from_dict(about["config"])
+        about["name"], about["seed"], about["data"]["md5"], about["path"], about["stretches"], about["finished"]
+    except (KeyError, TypeError, ValueError):
+        raise RunError(f"{path} is damaged or of another version of this program: {MEND}") from None
+    return about
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except ValueError:
+        raise RunError(f"{path} is damaged: {MEND}") from None
 
 
 def load_network(folder: str | Path) -> ResNet:
     """The trained network of a recorded run, in evaluation mode, on the CPU. Raises RunError if it was not kept."""
-    about, weights = read_about(Path(folder)), Path(folder) / "weights.safetensors"
-    if about is None or not weights.exists():
-        raise RunError(f"{folder} holds no trained network: its run.json or weights.safetensors is missing")
+    about, path = read_about(Path(folder)), Path(folder) / WEIGHTS
+    if about is None or not path.exists():
+        raise RunError(f"{folder} holds no trained network: its {ABOUT} or {WEIGHTS} is missing")
     network = ResNet(Config.from_dict(about["config"]).spec)
-    network.load_state_dict(load_file(weights))
+    try:
+        network.load_state_dict(safetensors.torch.load_file(path))
+    except (SafetensorError, RuntimeError):
+        raise RunError(f"{path} is damaged or of another network than {ABOUT} says: {MEND}") from None
     return network.eval()
 
 
 def run_folders(directory: str | Path = ROOT / "data" / "runs", suite: str = "*") -> list[Path]:
     """The folders of a suite's runs, or of all suites'."""
-    return sorted(path.parent for path in Path(directory).glob(f"{suite}/*/seed-*/run.json"))
+    return sorted(path.parent for path in Path(directory).glob(f"{suite}/*/seed-*/{ABOUT}"))
 
 
 def load_runs(directory: str | Path = ROOT / "data" / "runs", suite: str = "*") -> pd.DataFrame:
@@ -280,7 +315,7 @@ def load_runs(directory: str | Path = ROOT / "data" / "runs", suite: str = "*") 
     tables = []
     for folder in run_folders(directory, suite):
         about = read_about(folder)
-        tables.append(tabulate(folder.parent.parent.name, about, read_rows(folder / "metrics.jsonl")))
+        tables.append(tabulate(folder.parent.parent.name, about, read_rows(folder)))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
@@ -306,7 +341,7 @@ def load_series(file: str, directory: str | Path = ROOT / "data" / "runs", suite
     tables = []
     for folder in run_folders(directory, suite):
         if (folder / file).exists():
-            table = pd.read_csv(folder / file)
+            table = read_table(folder / file)
             suite_name, name, seed = folder.parts[-3:]
             for position, (column, value) in enumerate(
                 {"suite": suite_name, "network": name, "seed": int(seed.removeprefix("seed-"))}.items()
@@ -326,7 +361,7 @@ def progress(run: Run, directory: str | Path) -> str:
         return f"not done: another configuration is recorded in {folder}"
     if about["finished"]:
         return "done"
-    rows = read_rows(folder / "metrics.jsonl")
+    rows = read_rows(folder)
     return f"begun, {rows[-1]['step'] if rows else 0:,} of {run.config.schedule.steps:,} steps"
 
 

@@ -1,5 +1,6 @@
 """The paper's recipe (Sec. 3.4 and 4.2): one loop, a generator of metric rows, over a state that can be saved."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -272,36 +273,47 @@ def evaluate(network: ResNet, split: Split, mean: Tensor, batch_size: int = 500)
 
 
 def save(state: State, path: str | Path) -> None:
-    """Write `state` beside `path`, then move it there: a kill leaves the old checkpoint or the new one, whole."""
+    """Write `state` to `path`. A kill leaves the old checkpoint or the new one, whole."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     about = {
         "config": state.config.as_dict(),
         "path": dataclasses.asdict(state.path),
         "step": state.step,
         "seconds": state.seconds,
-        "digest": digest(tensors),
     }
-    part = Path(path).with_name(Path(path).name + ".part")
-    save_file(tensors, part, {"about": json.dumps(about)})
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    about["digest"] = digest(tensors, about)
+    write(Path(path), safetensors.torch.save(tensors, {"about": json.dumps(about)}))
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write beside `path`, flush to the disk, then move into place."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()  # on a full disk it takes the room that others need
+        raise
 
 
 def load(path: str | Path) -> State:
     """The state that `save` wrote. Raises CheckpointError if the file is damaged or not a checkpoint."""
+    Path(path).open("rb").close()  # what cannot be read at all is an OSError: nothing is to be deleted for it
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["about"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config, step_path = Config.from_dict(about["config"]), StepPath(**about["path"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a checkpoint that can be read ({error}); delete it to start over"
-        ) from None
-    if digest(tensors) != about["digest"]:
-        raise CheckpointError(f"{path} is damaged: its content does not match its digest; delete it to start over")
-    state = start(config, path=step_path)
+        claimed = about.pop("digest")
+        if digest(tensors, about) != claimed:
+            raise ValueError("the digest does not match")
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        sentence = f"{path} is damaged or no checkpoint of this program: delete it to start over"
+        raise CheckpointError(sentence) from error
+    state = start(Config.from_dict(about["config"]), path=StepPath(**about["path"]))
     state.step, state.seconds = about["step"], about["seconds"]
     with torch.no_grad():
         for name, tensor in state.tensors().items():
@@ -309,10 +321,10 @@ def load(path: str | Path) -> State:
     return state
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
-    """One SHA-256 over names and bytes: a changed bit anywhere shows."""
-    total = hashlib.sha256()
+def digest(tensors: dict[str, Tensor], about: dict) -> str:
+    """One SHA-256 over all of a checkpoint: a changed bit anywhere shows."""
+    total = hashlib.sha256(json.dumps(about).encode())
     for name in sorted(tensors):
-        total.update(name.encode())
+        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         total.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
     return total.hexdigest()
