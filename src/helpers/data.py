@@ -1,5 +1,6 @@
 """CIFAR-10 and a drawn stand-in for it, whole in memory, and the stream of augmented batches (Sec. 4.2)."""
 
+import errno
 import hashlib
 import http.client
 import tarfile
@@ -26,6 +27,7 @@ MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/" + ARCHIVE,
 )
 PADDING = 4
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 class DataError(RuntimeError):
@@ -80,7 +82,13 @@ def load_cifar10(root: str | Path = ROOT / "data", download: bool = True) -> tup
     folder = Path(root) / CIFAR10.base_folder
     files = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
     if download and not all((folder / name).exists() for name, _ in files):
-        unpack(fetch(MIRRORS, Path(root) / ARCHIVE, ARCHIVE_MD5), Path(root))
+        try:
+            unpack(fetch(MIRRORS, Path(root) / ARCHIVE, ARCHIVE_MD5), Path(root))
+        except OSError as error:
+            raise DataError(
+                f"cannot write CIFAR-10 into {root} ({error.strerror or error}): mend that or choose another folder, "
+                "and run this again"
+            ) from error
     for name, wanted in files:
         if not (folder / name).exists():
             raise DataError(f"{folder / name} is missing: put {ARCHIVE} from {MIRRORS[-1]} into {root} and unpack it")
@@ -97,18 +105,23 @@ def as_split(dataset: CIFAR10) -> Split:
 def fetch(urls: tuple[str, ...], target: Path, wanted: str, tries: int = 3, timeout: float = 30) -> Path:
     """Download `target` from the first of `urls` that has it, going on where an earlier attempt broke off.
 
-    Nothing is left at `target` unless its MD5 is `wanted`. Raises DataError if every address fails.
+    What is there already is taken if its MD5 is `wanted`, and replaced if not. Raises DataError if every address
+    fails, and OSError if the disk does.
     """
-    if target.exists() and md5(target) == wanted:
-        return target
+    reasons = []
+    if target.exists():
+        if md5(target) == wanted:
+            return target
+        reasons.append(f"{target} is damaged or cut short")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    reasons = []
     for url in urls:
         for attempt in range(tries):
             try:
                 continue_download(url, part, timeout)
             except (OSError, http.client.HTTPException) as error:
+                if getattr(error, "errno", None) in DISK_ERRORS:
+                    raise
                 reasons.append(f"{url}: {error}")
                 time.sleep(min(attempt, 1))
                 continue
@@ -195,7 +208,8 @@ def shapes(x: Tensor, y: Tensor, size: Tensor) -> list[Tensor]:
 
 def mean_image(split: Split) -> Tensor:
     """The per-pixel mean of a split's images / 255: float32 (3, h, w)."""
-    return (split.images.sum(0, dtype=torch.int64).double() / (255 * len(split.labels))).float()
+    total = sum(part.sum(0, dtype=torch.int64) for part in split.images.split(1000))  # at once it would take 1.2 GB
+    return (total.double() / (255 * len(split.labels))).float()
 
 
 def normalise(images: Tensor, mean: Tensor) -> Tensor:
