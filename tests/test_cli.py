@@ -7,28 +7,10 @@ import time
 import pytest
 
 from helpers import data
-from helpers.__main__ import main
 from helpers.runs import load_runs
 
 PYTHON = [sys.executable, "-m", "helpers"]
 QUICK = ["--data", "synthetic", "--steps", "4", "--eval-every", "2"]
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run a command in this process; its exit code and what it printed."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["helpers", *map(str, arguments)])
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        with pytest.raises(SystemExit) as stop:
-            main()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        code = stop.value.code
-        return (code or 0), capsys.readouterr()
-
-    return run
 
 
 def test_train_records_and_says_so(call, tmp_path):

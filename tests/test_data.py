@@ -1,8 +1,6 @@
 import hashlib
 import http.server
 import itertools
-import pickle
-import tarfile
 import threading
 from pathlib import Path
 
@@ -106,33 +104,6 @@ def test_synthetic_takes_learning():
     weights = torch.linalg.solve(x.T @ x + 100 * torch.eye(x.shape[1]), x.T @ (y - 0.1))
     error = 100 * float((((features[1] - middle) @ weights).argmax(1) != test.labels).double().mean())
     assert 50 < error < 80
-
-
-def pack(folder, target):
-    with tarfile.open(target, "w:gz") as file:
-        file.add(folder, folder.name)
-    return hashlib.md5(target.read_bytes()).hexdigest()
-
-
-@pytest.fixture
-def small_cifar(tmp_path, monkeypatch):
-    """A data set in CIFAR-10's format and names with ten images a batch, packed; torchvision accepts its sums."""
-    folder = tmp_path / "home" / CIFAR10.base_folder
-    folder.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(0)
-    sums = {}
-    for name, _ in CIFAR10.train_list + CIFAR10.test_list:
-        images = torch.randint(0, 256, (10, 3072), dtype=torch.uint8, generator=generator).numpy()
-        (folder / name).write_bytes(pickle.dumps({"data": images, "labels": list(range(10))}))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
-    for path in folder.iterdir():
-        sums[path.name] = hashlib.md5(path.read_bytes()).hexdigest()
-    archive = tmp_path / "home" / data.ARCHIVE
-    monkeypatch.setattr(data, "ARCHIVE_MD5", pack(folder, archive))
-    monkeypatch.setattr(CIFAR10, "train_list", [[name, sums[name]] for name, _ in CIFAR10.train_list])
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
-    return archive
 
 
 class Server(http.server.ThreadingHTTPServer):

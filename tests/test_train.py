@@ -184,14 +184,14 @@ def test_a_saved_state_goes_on_as_the_uninterrupted_run(tmp_path, tiny_config, t
     assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize("where", [100, 3000, -20])
-def test_a_changed_byte_of_a_checkpoint_is_noticed(tmp_path, tiny_config, where):
+def test_a_changed_byte_anywhere_in_a_checkpoint_is_noticed(tmp_path, tiny_config):
+    """In the weights, in their names and shapes, in the configuration, in the step."""
     save(start(tiny_config), tmp_path / "c")
-    content = bytearray((tmp_path / "c").read_bytes())
-    content[where] ^= 0x11
-    (tmp_path / "c").write_bytes(content)
-    with pytest.raises(CheckpointError, match="delete it to start over"):
-        load(tmp_path / "c")
+    content = (tmp_path / "c").read_bytes()
+    for where in range(0, len(content), 7):
+        (tmp_path / "c").write_bytes(content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :])
+        with pytest.raises(CheckpointError, match="delete it to start over"):
+            load(tmp_path / "c")
 
 
 def test_a_truncated_or_foreign_checkpoint_is_refused(tmp_path, tiny_config):
