@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 
 class Verdict(NamedTuple):
@@ -25,6 +26,30 @@ def expect(condition: Any, mistake: str) -> None:
     """Raise Mistake unless `condition` holds."""
     if not condition:
         raise Mistake(mistake)
+
+
+def is_same(found: Any, wanted: Tensor | list[Tensor]) -> bool:
+    """Whether `found` is a tensor of the shape and, up to rounding, the values of `wanted` or of one in that list."""
+    if isinstance(wanted, list):
+        return any(is_same(found, one) for one in wanted)
+    if not isinstance(found, Tensor) or found.shape != wanted.shape:
+        return False
+    return torch.allclose(found.to(wanted.dtype), wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def match(found: Any, right: Tensor | list[Tensor], mistakes: dict[str, Tensor | list[Tensor]]) -> None:
+    """Raise Mistake unless `found` is `right`: with the first key of `mistakes` whose result it is, or how it differs.
+
+    Where there is more than one way to be right, or to make a mistake, there is a list.
+    """
+    if is_same(found, right):
+        return
+    for mistake, result in mistakes.items():
+        expect(not is_same(found, result), mistake)
+    one = right[0] if isinstance(right, list) else right
+    expect(isinstance(found, Tensor), f"the answer is of type {type(found).__name__}, and a tensor is wanted")
+    expect(found.shape == one.shape, f"the shape is {tuple(found.shape)}, and {tuple(one.shape)} is right")
+    raise Mistake("the shape is right and the values are not, and this check does not know why: begin at the formula")
 
 
 def exercise(task: str) -> Callable:

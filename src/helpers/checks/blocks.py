@@ -1,0 +1,161 @@
+"""What a residual block is measured by: which layers it has, what it puts out, which gradient it lets through.
+
+Attributes may have any name, and layers be made in any order: only what the block does counts.
+"""
+
+from itertools import permutations
+
+import torch
+from torch import Tensor, nn
+
+from helpers.checks.verdict import expect, match
+
+Layers = list[tuple[nn.Conv2d, nn.BatchNorm2d]]  # in the order in which they are used
+Kernels = list[tuple[int, int, int, int]]  # the shapes of the convolutions' weights, in that order
+
+
+def check_residual(block: nn.Module, x: Tensor, kernels: Kernels) -> None:
+    """Raise Mistake unless `block` is relu(F(x) + x) for x (n, c, h, w), in both modes and in its gradient.
+
+    F is a convolution with each of `kernels`, batch normalisation behind each, and ReLU between them. The block's
+    batch normalisations get random scales and shifts: at 1 and 0, some mistakes would not show.
+    """
+    expect(isinstance(block, nn.Module), f"an nn.Module is wanted, and this is of type {type(block).__name__}")
+    convs, norms = find_layers(block, x, kernels)
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -1, 1)
+    orders = arrange(convs, norms, kernels)
+    before = x.clone()
+    for training in (True, False):
+        found = block.train(training)(x)
+        expect(
+            torch.equal(x, before), "your block overwrites its input, as `x += y` or ReLU in place does: write `x + y`"
+        )
+        match(found, [residual(x, layers) for layers in orders], wrong_outputs(x, orders))
+    check_gradient(block, x, orders)
+
+
+def find_layers(block: nn.Module, x: Tensor, kernels: Kernels) -> tuple[list[nn.Conv2d], list[nn.BatchNorm2d]]:
+    """The block's convolutions and batch normalisations. Raises Mistake unless they are those that F needs."""
+    convs = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    shapes, count = [tuple(conv.weight.shape) for conv in convs], len(kernels)
+    expect(convs, "there is no nn.Conv2d in the block: make the layers in __init__ and keep them as attributes")
+    expect(norms, "there is no batch normalisation: an nn.BatchNorm2d follows each convolution (Sec. 3.4)")
+    own = f"the block has {count} layers, and yours has {{}} nn.{{}}: each layer has one of its own, used once"
+    expect(len(convs) >= count, own.format(len(convs), "Conv2d"))
+    expect(len(norms) >= count, own.format(len(norms), "BatchNorm2d"))
+    many = "there are more layers than {}: the identity shortcut has none, and no parameters"
+    expect(len(convs) == len(norms) == count, many.format(count))
+    wanted = f"the weights of your convolutions have the shapes {shapes}, and {kernels} are right"
+    expect(sorted(shapes) == sorted(kernels), f"{wanted}: look at their channels and kernel sizes")
+    wanted = [shape[0] for shape in kernels]
+    expect(sorted(norm.num_features for norm in norms) == sorted(wanted), f"the BatchNorm2d are of {wanted} channels")
+    for conv in convs:
+        expect(conv.bias is None, "batch normalisation takes a convolution's bias off again: bias=False")
+        size = conv(x.new_zeros(1, conv.in_channels, *x.shape[2:])).shape[2:]
+        change = f"a convolution makes maps of {size[0]}x{size[1]} from {x.shape[2]}x{x.shape[3]}"
+        expect(size == x.shape[2:], f"{change}, to which x cannot be added: look at its padding and its stride")
+    known = sum(parameter.numel() for layer in (*convs, *norms) for parameter in layer.parameters())
+    every = sum(parameter.numel() for parameter in block.parameters())
+    expect(known == every, f"there are {every - known} parameters outside the layers: a sum of two things needs none")
+    return convs, norms
+
+
+def arrange(convs: list[nn.Conv2d], norms: list[nn.BatchNorm2d], kernels: Kernels) -> list[Layers]:
+    """The layers in every order that fits `kernels`."""
+    fits = [some for some in permutations(convs) if [tuple(conv.weight.shape) for conv in some] == kernels]
+    widths = [shape[0] for shape in kernels]
+    others = [some for some in permutations(norms) if [norm.num_features for norm in some] == widths]
+    return [list(zip(some, other, strict=True)) for some in fits for other in others]
+
+
+def branch(x: Tensor, layers: Layers, no_norm=(), no_relu=(), relu_first: bool = False) -> Tensor:
+    """F(x); without batch normalisation or ReLU after the layers of these numbers; ReLU in front of the former."""
+    for number, (conv, norm) in enumerate(layers):
+        inner = number < len(layers) - 1
+        x = conv(x)
+        x = x.relu() if relu_first and inner else x
+        x = x if number in no_norm else norm(x)
+        x = x.relu() if inner and number not in no_relu else x
+    return x
+
+
+def residual(x: Tensor, layers: Layers, **mistake) -> Tensor:
+    """Eq. 1 and the second non-linearity after the addition; with a `mistake` of `branch`."""
+    return (branch(x, layers, **mistake) + x).relu()
+
+
+def wrong_outputs(x: Tensor, orders: list[Layers]) -> dict[str, list[Tensor]]:
+    """What a block with one mistake would put out, by the mistake, for each order of the layers."""
+    outputs = {}
+    for layers in orders:
+        for mistake, output in (wrong_sums(x, layers) | wrong_branches(x, layers)).items():
+            outputs.setdefault(mistake, []).append(output)
+    return outputs
+
+
+def wrong_sums(x: Tensor, layers: Layers) -> dict[str, Tensor]:
+    """Mistakes in how F(x) and x come together."""
+    f = branch(x, layers)
+    into_last = (branch(x, layers[:-1])).relu()
+    conv, norm = layers[-1]
+    outputs = {
+        "x is never added: this is a plain stack of layers, relu(F(x)) instead of relu(F(x) + x)": f.relu(),
+        "ReLU comes before the addition and not after it: relu(F(x)) + x can only raise x": f.relu() + x,
+        "ReLU comes before the addition as well as after it: F(x) must be free to be negative": (f.relu() + x).relu(),
+        "the last ReLU is missing: it comes after the addition": f + x,
+        "x is subtracted: it is to be added": (f - x).relu(),
+        "the sum is divided by two: it is to be taken as it is": ((f + x) / 2).relu(),
+        "F(x) is multiplied by x: x is to be added": (f * x).relu(),
+        "F(x) and x are put side by side, as twice as many channels: add them": torch.cat([f, x], 1).relu(),
+        "the shortcut carries relu(x): it carries x as it came in": (f + x.relu()).relu(),
+        "x goes through ReLU first: the block takes it as it comes in": residual(x.relu(), layers),
+        "x is added before the last batch normalisation: add it after": norm(conv(into_last) + x).relu(),
+    }
+    if (first := branch(x, layers[:1]).relu()).shape == x.shape:
+        outputs["the shortcut begins after the first layer: what is added is the block's input"] = residual(
+            first, layers[1:]
+        )
+    return outputs
+
+
+def wrong_branches(x: Tensor, layers: Layers) -> dict[str, Tensor]:
+    """Mistakes within F."""
+    every = range(len(layers))
+    relu_first = residual(x, layers, no_relu=every, relu_first=True)
+    outputs = {
+        "ReLU comes before batch normalisation: it comes after (Sec. 3.4)": relu_first,
+        "there is no ReLU between the layers: without one they are a single linear layer": residual(
+            x, layers, no_relu=every
+        ),
+        "batch normalisation is made and never used": residual(x, layers, no_norm=every),
+    }
+    for number in every:
+        missing = residual(x, layers, no_norm=[number])
+        outputs[f"batch normalisation is missing after convolution {number + 1}"] = missing
+    for number in every[:-1]:
+        outputs[f"ReLU is missing after layer {number + 1}"] = residual(x, layers, no_relu=[number])
+    return outputs
+
+
+def check_gradient(block: nn.Module, x: Tensor, orders: list[Layers]) -> None:
+    """Raise Mistake unless the gradient reaches x through F and through the shortcut."""
+    x = x.clone().requires_grad_()
+    found = block(x)
+    weights = torch.randn_like(found)
+
+    def gradient(output: Tensor) -> Tensor:
+        if not output.requires_grad:
+            return torch.zeros_like(x)
+        return torch.autograd.grad(output, x, weights, allow_unused=True, materialize_grads=True)[0]
+
+    mistakes = {
+        "no gradient gets through: the shortcut is detached, or all is": [torch.zeros_like(x)],
+        "no gradient gets through the shortcut: x is added without its history, as x.detach() or x.data is": [
+            gradient((branch(x, layers) + x.detach()).relu()) for layers in orders
+        ],
+        "no gradient gets through the layers": [gradient((branch(x, layers).detach() + x).relu()) for layers in orders],
+    }
+    match(gradient(found), [gradient(residual(x, layers)) for layers in orders], mistakes)

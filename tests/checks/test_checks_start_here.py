@@ -1,0 +1,33 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers import checks
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [F.relu, torch.nn.ReLU(), lambda x: x.clamp(min=0), lambda x: (x + x.abs()) / 2, lambda x: x * (x > 0), torch.relu_],
+)
+def test_every_right_way_is_accepted(answer):
+    assert checks.check_relu(answer).state == "right"
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        (torch.abs, "absolute value"),
+        (lambda x: x.clamp(max=0), "yours are the positive ones"),
+        (lambda x: x[x > 0], "keep the shape"),
+        (lambda x: (x > 0).float(), "multiply them by x"),
+        (F.hardtanh, "x"),
+        (lambda x: x.clamp(0, 1), "cut off at 1"),
+        (lambda x: x, "nothing has become 0"),
+        (F.leaky_relu, "leaky ReLU"),
+        (lambda x: max(x, 0), "your code stopped with"),
+    ],
+)
+def test_a_wrong_one_is_told_its_mistake(answer, named):
+    verdict = checks.check_relu(answer)
+    assert verdict.state == "wrong"
+    assert named in verdict.message
