@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-.PHONY: setup setup-dev course test lab lint pins clean
+.PHONY: setup setup-dev course test lab figures lint pins clean
 
 setup: .venv/course
 setup-dev: .venv/dev
@@ -17,6 +17,9 @@ test: .venv/dev
 
 lab: .venv/course
 	$(BIN)/jupyter lab notebooks
+
+figures: .venv/course
+	$(BIN)/python -m helpers figures
 
 lint: .venv/dev
 	$(BIN)/ruff check

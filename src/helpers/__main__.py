@@ -95,6 +95,22 @@ def notebooks(
     execute_all(names or [], profile, set_ or [], jobs, cell_limit)
 
 
+@app.command()
+def figures(
+    names: Annotated[list[str] | None, typer.Argument(help="such as curves; all if none is named")] = None,
+    check: Annotated[bool, typer.Option("--check", help="only say which are missing or stale: code 1 if any")] = False,
+) -> None:
+    """Draw the figures of what is recorded into figures/, each as SVG and PNG."""
+    from helpers.figures import draw, stale
+
+    if check:
+        faults = stale(names or [])
+        print("\n".join(faults) or "the figures are those of what is recorded")
+        raise typer.Exit(1 if faults else 0)
+    for path, words in draw(names or []).items():
+        print(f"{path}.svg and .png: {words}")
+
+
 def stop(number: int, _frame) -> None:
     """End at once, which runs are made for: an exception raised here can be lost in whatever import is under way."""
     with contextlib.suppress(OSError):

@@ -1,95 +1,245 @@
-"""Figures from tables: each function draws on an `Axes` and returns it; each has its description in words."""
+"""Figures from tables: `plot_*` draw on an `Axes` and return it, `describe_*` say the same in words, `show` shows both.
+
+Tables are those of `load_runs`. An empty one makes an empty figure that says so.
+"""
 
 import base64
 import html
 import io
+import textwrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-DEPTHS = (8, 20, 32, 44, 56, 110, 1202)
-COLOURS = dict(zip(DEPTHS, sns.color_palette("colorblind", len(DEPTHS)), strict=True))
-MARKERS = dict(zip(DEPTHS, "Pos^DvX", strict=True))
+from helpers.paper import load_table
 
+STYLE = {"font.size": 12, "axes.titlesize": 13, "legend.fontsize": 11, "legend.frameon": False, "lines.markersize": 5}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
+plt.rcParams.update(STYLE)  # for the whole session: what a notebook draws itself then looks the same
 
-def plot_curves(runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Error against steps as in Fig. 6: one colour and marker a depth, dashed for training, solid for test.
-
-    `runs` as `load_runs` gives them; several seeds of a network are drawn one by one.
-    """
-    ax = ax or plt.gca()
-    for (depth, *_), run in runs.groupby(["depth", "suite", "network", "seed"]):
-        style = {"color": COLOURS[depth], "marker": MARKERS[depth], "markersize": 4}
-        first = f"{depth} layers" not in ax.get_legend_handles_labels()[1]
-        ax.plot(run.step, run.train_error, linestyle="--", linewidth=1, **style)
-        ax.plot(run.step, run.test_error, linewidth=2, label=f"{depth} layers" if first else None, **style)
-    ax.plot([], [], "--", color="grey", linewidth=1, label="training")
-    ax.plot([], [], color="grey", linewidth=2, label="test")
-    ax.set(xlabel="steps", ylabel="error (%)", xlim=(0, None))
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.legend(frameon=False)
-    sns.despine(ax=ax)
-    return ax
+WIDTH, SMALL, PIXELS = 7.5, 9.5, 110  # inches, points, and a page's pixels an inch: readable at half the size too
+# Colour and marker of each depth, shortcut and precision. Okabe and Ito's colours, safe for the colour-blind.
+STYLES = {8: "#56B4E9 P", 20: "#0072B2 o", 32: "#E69F00 s", 44: "#009E73 ^", 56: "#D55E00 D", 110: "#CC79A7 v"}
+STYLES |= {1202: "#000000 X", "plain": "#D55E00 D", "A": "#0072B2 o", "B": "#E69F00 s", "C": "#009E73 ^"}
+STYLES |= {"float32": "#000000 X", "bfloat16": "#0072B2 o"}
+LABELS = {"depth": "{} layers", "shortcut": "residual ({})", "precision": "{}"}
+# A page's dark theme turns drawings dark too: white becomes the page's #111, and hues stay what they are.
+DARK = 'body[data-jp-theme-light="false"] img.drawing {filter: invert(0.933) hue-rotate(180deg)}'
+FULL_SCHEDULE = 64_000  # steps
+RUN = ["suite", "network", "seed"]
+NET = ["kind", "depth", "shortcut", "precision", "suite", "network"]
+NOTHING = "Nothing is recorded yet."
 
 
-def plot_plain_and_residual(runs: pd.DataFrame) -> Figure:
-    """Fig. 6, left and middle: the plain nets' curves beside the residual nets', on one scale."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
-    for ax, kind in zip(axes, ("plain", "residual"), strict=True):
-        plot_curves(runs[runs.kind == kind], ax).set_title(f"{kind} nets")
-    later = runs[runs.step > 0.1 * runs.steps]  # the first tenth would squeeze the rest of a long run
-    axes[0].set_ylim(0, 1.05 * later[["train_error", "test_error"]].max().max())
-    axes[1].set_ylabel("")
-    figure.supxlabel(stamp(runs), fontsize=8, color="dimgrey")
-    return figure
+def style(by: str, value) -> dict[str, str]:
+    """Colour, marker and label; what is not in the table is grey, with itself as its marker."""
+    colour, marker = STYLES.get(value, f"#666666 ${value}$").split()
+    return {"color": colour, "marker": marker, "label": "plain" if value == "plain" else LABELS[by].format(value)}
 
 
 def last_rows(runs: pd.DataFrame) -> pd.DataFrame:
     """The last iteration of each run: what is reported, whichever epoch was best."""
-    return runs.loc[runs.groupby(["suite", "network", "seed"]).step.idxmax()].reset_index(drop=True)
+    return runs if runs.empty else runs.loc[runs.groupby(RUN).step.idxmax()].reset_index(drop=True)
 
 
 def stamp(runs: pd.DataFrame) -> str:
     """What a figure was drawn from: suite, steps, seeds, data, precision."""
+    if runs.empty:
+        return NOTHING
+    every = runs.drop_duplicates(RUN)
 
     def values(column: str) -> str:
-        return ", ".join(f"{value:,}" if column == "steps" else str(value) for value in sorted(runs[column].unique()))
+        return ", ".join(f"{v:,}" if column == "steps" else str(v) for v in sorted(every[column].unique()))
 
-    done = "" if runs.finished.all() else " · unfinished runs among them"
-    return (
-        f"suite {values('suite')} · {values('steps')} steps · seed {values('seed')} · {values('data')} · "
-        f"{values('precision')}{done}"
-    )
+    fewer = " (some nets fewer)" if every.groupby(["suite", "network"]).size().nunique() > 1 else ""
+    unfinished = len(every) - every.finished.sum()
+    what = f"suite {values('suite')} · {values('steps')} steps · seed {values('seed')}{fewer} · {values('data')}"
+    end = f" · {unfinished} of {len(every)} runs unfinished" if unfinished else ""
+    return f"{what} · {values('precision')}{end}"
+
+
+def panels(runs: pd.DataFrame, rows: int = 1, columns: int = 1, height: float = 4, sharey: bool = False):
+    """A figure and the list of its axes, with the stamp of `runs` below."""
+    size = {"figsize": (WIDTH, height), "squeeze": False, "layout": "constrained"}
+    figure, axes = plt.subplots(rows, columns, sharey=sharey, **size)
+    figure.supxlabel(textwrap.fill(stamp(runs), 95), fontsize=SMALL, color="#444444")
+    return figure, list(axes.flat)
+
+
+def add_legend(owner: Axes | Figure, axes: list[Axes]) -> None:
+    """One entry for each label in `axes`, those of line styles last; a figure's takes the place of its panels'."""
+    entries = {}
+    for ax in axes:
+        entries |= {text: handle for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+        if ax.get_legend():
+            ax.get_legend().remove()
+    labels = sorted(entries, key=lambda text: text in ("training", "test"))
+    columns = len(labels) if len(labels) < 6 else (len(labels) + 1) // 2
+    where = {"loc": "outside upper center", "ncols": columns} if isinstance(owner, Figure) else {}
+    owner.legend([entries[text] for text in labels], labels, **where)
+
+
+def scale(ax: Axes, values: pd.Series) -> None:
+    """From zero up, or logarithmic where a few values would flatten all others."""
+    if values.min() > 0 and values.max() > 6 * values.median():
+        ax.set_yscale("log")
+        labelled = (1, 2, 5) if values.max() > 20 * values.min() else (1, 2, 3, 5, 7)
+        ax.yaxis.set(major_locator=LogLocator(subs=labelled), minor_locator=NullLocator(), major_formatter="{x:g}")
+        ax.set_ylabel(f"{ax.get_ylabel()}, log scale")
+    else:
+        ax.set_ylim(0, None)
+
+
+def plot_curves(runs: pd.DataFrame, ax: Axes | None = None, by: str = "depth") -> Axes:
+    """Error against steps as in Fig. 6: a colour and marker for each depth, dashed for training, solid for test.
+
+    A line is the mean over a network's seeds, its band goes from the lowest to the highest. `by` may also be
+    "shortcut" or "precision": what the colours then stand for.
+    """
+    ax = ax or panels(runs)[1][0]
+    if runs.empty:
+        return ax
+    for number, ((value, *_), net) in enumerate(runs.groupby([by, "suite", "network"])):
+        look = style(by, value)
+        for measure, line in (("train_error", {"ls": "--", "lw": 1.2, "mfc": "white"}), ("test_error", {"lw": 2})):
+            seeds = net.groupby("step")[measure]
+            every = max(1, len(seeds) // 8)  # a marker at each of 128 points would hide the line
+            ax.plot(seeds.mean(), markevery=(number * every // 3 % every, every), **look, **line)
+            if net.seed.nunique() > 1:
+                ax.fill_between(seeds.min().index, seeds.min(), seeds.max(), color=look["color"], alpha=0.15, lw=0)
+    ax.plot([], [], color="#444444", ls="--", lw=1.2, label="training")
+    ax.plot([], [], color="#444444", lw=2, label="test")
+    ax.set(xlabel="steps", ylabel="error (%)", xlim=(0, None), ylim=(0, frame(runs)))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    add_legend(ax, [ax])
+    return ax
+
+
+def frame(runs: pd.DataFrame) -> float:
+    """The highest error shown: 20 % for the full schedule, as in Fig. 6, else what holds all but the first tenth."""
+    if runs.steps.min() >= FULL_SCHEDULE:
+        return 20
+    later = runs[runs.step >= min(runs.step.max(), 0.1 * runs.steps.max())]
+    return 1.05 * later[["train_error", "test_error"]].max().max()
+
+
+def plot_responses(responses: pd.DataFrame, ax: Axes | None = None, ordered: bool = False) -> Axes:
+    """Fig. 7: the standard deviation of each layer's response, mean over seeds; dashed for plain nets.
+
+    `responses` as `identify` gives them; the layers in their order, or `ordered` from the largest to the smallest.
+    """
+    ax = ax or panels(responses)[1][0]
+    if responses.empty:
+        return ax
+    for (kind, depth, *_, network), net in responses.groupby(NET):
+        values = net.groupby("layer", sort=False)["std"].mean()
+        values = (values.sort_values(ascending=False) if ordered else values).set_axis(range(1, len(values) + 1))
+        look = style("depth", depth) | {"label": network, "markevery": max(1, len(values) // 6)}
+        ax.plot(values, **look, **({"ls": "--", "mfc": "white"} if kind == "plain" else {}))
+    order = "layers, sorted by their standard deviation" if ordered else "layers, in their order"
+    ax.set(xlabel=order, ylabel="std of response", xlim=(0, None))
+    scale(ax, responses["std"])
+    add_legend(ax, [ax])
+    return ax
+
+
+def published(runs: pd.DataFrame) -> pd.Series:
+    """Table 6's test errors of residual nets by depth, the mean of five runs for 110 layers.
+
+    Empty unless all `runs` are of the suite "paper" at its full length: a shorter run is another experiment.
+    """
+    if runs.empty or set(runs.suite) != {"paper"} or set(runs.steps) != {FULL_SCHEDULE}:
+        return pd.Series(dtype=float)
+    table = load_table("table6").query("method == 'ResNet'").set_index("layers")
+    errors = table["mean"].fillna(table.test_error).astype(float)
+    return errors[errors.index.isin(runs.depth[runs.kind == "residual"])]
+
+
+def plot_errors(runs: pd.DataFrame, ax: Axes | None = None, measure: str = "test_error") -> Axes:
+    """Error at the last step against depth: a point for each seed, a line through the means, Table 6 if `published`.
+
+    `measure` is "test_error" or "train_error".
+    """
+    ax = ax or panels(runs)[1][0]
+    if runs.empty:
+        return ax
+    ends = last_rows(runs)
+    depths = sorted(ends.depth.unique())
+    place = {depth: number for number, depth in enumerate(depths)}
+    for (_, shortcut, *_), nets in ends.groupby(["kind", "shortcut", "precision", "suite"]):
+        look = style("shortcut", shortcut)
+        ax.plot(nets.groupby("depth")[measure].mean().rename(place), color=look["color"], lw=1.5)
+        ax.plot(nets.depth.map(place), nets[measure], ls="", ms=7, mfc="none", **look)
+    paper = published(runs) if measure == "test_error" else pd.Series(dtype=float)
+    if len(paper):
+        ax.plot(paper.rename(place), ls="", marker="_", color="black", ms=18, mew=2, label="the paper's Table 6")
+    ax.set(xlabel="layers (evenly spaced)", ylabel=f"{measure.replace('_', ' ').replace('train', 'training')} (%)")
+    ax.set(xticks=range(len(depths)), xticklabels=depths, xlim=(-0.4, len(depths) - 0.6))
+    scale(ax, pd.concat([ends[measure], paper]))
+    add_legend(ax, [ax])
+    return ax
+
+
+def describe_ends(runs: pd.DataFrame) -> str:
+    """Every net's errors at the last step in words, and what they are drawn from."""
+    ends, words = last_rows(runs), "Errors at the last step"
+    if ends.duplicated(["suite", "network"]).any():
+        words += ", as means over seeds, with the lowest and the highest test error"
+    for (kind, shortcut, precision, suite), nets in ends.groupby(["kind", "shortcut", "precision", "suite"]):
+        words += f". {kind.capitalize()} nets"
+        words += f", option {shortcut}" if kind == "residual" else ""
+        words += f", {precision}" if ends.precision.nunique() > 1 else ""
+        words += f", suite {suite}" if ends.suite.nunique() > 1 else ""
+        for number, (depth, seeds) in enumerate(nets.groupby("depth")):
+            test = seeds.test_error
+            words += f"{'; ' if number else ': '}{depth} layers {seeds.train_error.mean():.2f} % training, "
+            words += f"{test.mean():.2f} %{f' ({test.min():.2f} to {test.max():.2f})' if len(test) > 1 else ''} test"
+    return f"{words}. Drawn from: {stamp(runs)}."
 
 
 def describe_curves(runs: pd.DataFrame) -> str:
-    """The figure of `plot_plain_and_residual` in words, from the same data."""
-    ends = last_rows(runs).groupby(["kind", "depth"])[["train_error", "test_error"]].mean()
-    sentences = [
-        f"{kind.capitalize()} net of {depth} layers: training error {row.train_error:.1f} %, test error "
-        f"{row.test_error:.1f} %."
-        for (kind, depth), row in ends.iterrows()
-    ]
-    return (
-        "Error in percent against training steps, plain nets on the left, residual nets on the right; dashed lines are "
-        f"training error, solid lines test error. At the last step: {' '.join(sentences)} Drawn from: {stamp(runs)}."
-    )
+    """`plot_curves` in words, and any figure made of it."""
+    if runs.empty:
+        return NOTHING
+    return f"Error against training steps, dashed for training, solid for test. {describe_ends(runs)}"
 
 
-class Picture:
-    """A figure for a notebook: an HTML image with `alt` text, and the same words below it."""
+def describe_errors(runs: pd.DataFrame) -> str:
+    """`plot_errors` in words, for both measures."""
+    if runs.empty:
+        return NOTHING
+    paper = ", ".join(f"{error:.2f} % ({depth} layers)" for depth, error in published(runs).items())
+    beside = f" Test errors of residual nets in the paper's Table 6: {paper}." if paper else ""
+    return f"Error at the last step against the number of layers. {describe_ends(runs)}{beside}"
 
-    def __init__(self, figure: Figure, description: str):
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=150, facecolor="white")
-        plt.close(figure)
-        self.png, self.description = base64.b64encode(stream.getvalue()).decode(), html.escape(description)
 
-    def _repr_html_(self) -> str:
-        return (
-            f'<figure><img alt="{self.description}" src="data:image/png;base64,{self.png}" style="max-width: 100%">'
-            f"<figcaption><small>{self.description}</small></figcaption></figure>"
-        )
+def describe_responses(responses: pd.DataFrame) -> str:
+    """`plot_responses` in words, in either order."""
+    if responses.empty:
+        return NOTHING
+    sentences = []
+    for (*_, network), net in responses.groupby(NET):
+        values = net.groupby("layer")["std"].mean()
+        layers = f"{len(values)} layers from {values.min():.2f} to {values.max():.2f}"
+        sentences.append(f"{network}: {layers}, median {values.median():.2f}")
+    what = "each 3x3 layer's response, after batch normalisation, before ReLU or addition; plain nets dashed"
+    return f"Standard deviation of {what}. {'; '.join(sentences)}. Drawn from: {stamp(responses)}."
+
+
+def show(figure: Figure, description: str) -> None:
+    """Put a figure into a notebook as an image with `alt` text, the same words below it, and close it.
+
+    On a dark page a drawing turns dark; a figure with an image in it, such as a photograph, stays as it is.
+    """
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=200, facecolor="white")
+    plt.close(figure)
+    png, words = base64.b64encode(stream.getvalue()).decode(), html.escape(description)
+    kind = "picture" if any(ax.images for ax in figure.axes) else "drawing"
+    image = f'<img class="{kind}" alt="{words}" width="{PIXELS * figure.get_figwidth():.0f}"'
+    markup = f'<style>{DARK}</style>{image} src="data:image/png;base64,{png}"><p>{words}</p>'
+    display({"text/html": markup, "text/plain": description}, raw=True)

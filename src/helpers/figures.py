@@ -1,0 +1,219 @@
+"""The figures of what is recorded: what each is drawn from, and the one writer of `figures/`.
+
+A figure of a suite is `figures/<suite>-<name>.svg` and `.png`. Both hold a digest of the data they were drawn from.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from helpers import ROOT
+from helpers.experiments import near
+from helpers.plotting import (
+    NET,
+    RUN,
+    SMALL,
+    STYLE,
+    add_legend,
+    describe_curves,
+    describe_errors,
+    describe_responses,
+    frame,
+    last_rows,
+    panels,
+    plot_curves,
+    plot_errors,
+    plot_responses,
+    style,
+)
+from helpers.runs import RunError, load_runs, load_series
+from helpers.train import write
+
+FOLDER = ROOT / "figures"
+RUNS = ROOT / "data" / "runs"
+METADATA = {"svg": {"Creator": None, "Date": None}, "png": {"Software": None}}  # neither dates nor versions
+ERRORS = ["train_error", "test_error"]
+WHAT_RAN = [*NET, "seed", "data", "steps", "finished"]
+DRAWN = [*WHAT_RAN, "step", *ERRORS]
+
+
+def plot_groups(runs: pd.DataFrame, groups: dict[str, pd.DataFrame], by: str) -> Figure:
+    """Curves on one scale, a panel for each group by its title; nets that end above the frame are named there."""
+    if runs.empty:
+        return plot_curves(runs).figure
+    figure, axes = panels(runs, 1, len(groups), sharey=True)
+    for ax, (title, group) in zip(axes, groups.items(), strict=True):
+        plot_curves(group, ax, by).set(title=title, ylabel="error (%)" if ax is axes[0] else "", ylim=(0, frame(runs)))
+        ends = last_rows(group).groupby(by)[ERRORS].mean().min(axis=1)
+        above = [f"{style(by, value)['label']}: above, {end:.0f} %" for value, end in ends.items() if end > frame(runs)]
+        place = {"transform": ax.transAxes, "ha": "right", "va": "top", "fontsize": SMALL}
+        ax.text(0.98, 0.98, "\n".join(above), **place, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    add_legend(figure, axes)
+    return figure
+
+
+def plot_plain_and_residual(runs: pd.DataFrame) -> Figure:
+    """Fig. 6: the plain nets' curves beside the residual nets'; those of 1202 layers and 110 have their own panel."""
+    panels_of = {"plain nets": "kind == 'plain'", "residual nets": "kind == 'residual' and depth <= 110"}
+    if not runs.empty and (runs.depth > 110).any():
+        panels_of["very deep nets"] = "kind == 'residual' and depth >= 110"
+    groups = {} if runs.empty else {title: runs.query(which) for title, which in panels_of.items()}
+    return plot_groups(runs, {title: group for title, group in groups.items() if len(group)}, "depth")
+
+
+def plot_compared(runs: pd.DataFrame, by: str) -> Figure:
+    """What another "shortcut" or "precision" changes: a panel for each kind and depth, a colour for each of `by`."""
+    groups = {} if runs.empty else dict(list(runs.groupby(["kind", "depth"])))
+    return plot_groups(runs, {f"{kind} nets, {depth} layers": group for (kind, depth), group in groups.items()}, by)
+
+
+def plot_both_orders(responses: pd.DataFrame) -> Figure:
+    """Fig. 7: the layers in their order above, sorted below."""
+    figure, axes = panels(responses, 2, height=6.5)
+    for ax, ordered in zip(axes, (False, True), strict=True):
+        plot_responses(responses, ax, ordered)
+    add_legend(figure, axes)
+    return figure
+
+
+def plot_both_errors(runs: pd.DataFrame) -> Figure:
+    """Training and test error at the last step against depth, side by side."""
+    figure, axes = panels(runs, 1, 2)
+    for ax, measure in zip(axes, ("train_error", "test_error"), strict=True):
+        plot_errors(runs, ax, measure)
+    add_legend(figure, axes)
+    return figure
+
+
+def identify(series: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """A table of `load_series` with those columns of `load_runs` that say what run a row is of."""
+    if series.empty or runs.empty:
+        return pd.DataFrame()
+    return series.merge(runs[WHAT_RAN].drop_duplicates(), on=RUN)
+
+
+class Drawing(NamedTuple):
+    """A figure before it is drawn: its table with nothing in it that is not drawn, how, and in words."""
+
+    table: pd.DataFrame
+    plot: Callable[[pd.DataFrame], Figure]
+    words: str
+
+    @property
+    def digest(self) -> str:
+        """Of the data and the words; of ten digits, since machines may read the last ones differently."""
+        text = self.table.to_csv(index=False, float_format="%.10g") + self.words
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def of_suite(runs: pd.DataFrame, suite: str) -> pd.DataFrame:
+    """The suite's rows if it has plain and residual nets to compare, one network of a depth each; else none of them."""
+    chosen = runs[runs.suite == suite]
+    one_each = (chosen.groupby(["kind", "depth"]).network.nunique() == 1).all()
+    return chosen if one_each and chosen.kind.nunique() == 2 else chosen[:0]
+
+
+def beside(runs: pd.DataFrame, suite: str, others: list[str], by: str) -> pd.DataFrame:
+    """A suite's rows and those of `others` that agree with one of its networks in all but `by`."""
+    same = [column for column in ("kind", "depth", "shortcut", "precision", "data", "steps") if column != by]
+    found = runs[runs.suite.isin([suite, *others])].merge(
+        runs.loc[runs.suite == suite, same].drop_duplicates(), on=same
+    )
+    return found[found.groupby(same)[by].transform("nunique") > 1]
+
+
+def curves(suite: str, runs: pd.DataFrame, _: pd.DataFrame) -> Drawing:
+    """Fig. 6, and Fig. 1 within it."""
+    table = of_suite(runs, suite)[DRAWN]
+    return Drawing(table, plot_plain_and_residual, describe_curves(table))
+
+
+def errors(suite: str, runs: pd.DataFrame, _: pd.DataFrame) -> Drawing:
+    """Table 6 as a figure."""
+    table = last_rows(of_suite(runs, suite))[DRAWN]
+    return Drawing(table, plot_both_errors, describe_errors(table))
+
+
+def responses(suite: str, runs: pd.DataFrame, series: pd.DataFrame) -> Drawing:
+    """Fig. 7, of the nets that the paper has there."""
+    shown = runs[runs.network.isin(["plain-20", "plain-56", "resnet-20", "resnet-56", "resnet-110"])]
+    table = identify(series, of_suite(shown, suite))
+    return Drawing(table, plot_both_orders, describe_responses(table))
+
+
+def shortcuts(suite: str, runs: pd.DataFrame, _: pd.DataFrame) -> Drawing:
+    """Options B and C beside A, which the suite `paper` has."""
+    table = beside(runs, suite, ["paper"], "shortcut") if suite == "options" else runs[:0]
+    return Drawing(table[DRAWN], partial(plot_compared, by="shortcut"), describe_curves(table))
+
+
+def precision(suite: str, runs: pd.DataFrame, _: pd.DataFrame) -> Drawing:
+    """float32 beside the precision of the suite `quick`."""
+    table = beside(runs, suite, ["quick"], "precision") if suite == "agreement" else runs[:0]
+    return Drawing(table[DRAWN], partial(plot_compared, by="precision"), describe_curves(table))
+
+
+FIGURES = {"curves": curves, "errors": errors, "responses": responses, "shortcuts": shortcuts, "precision": precision}
+
+
+def drawings(names: list[str], runs_in: Path = RUNS) -> dict[str, Drawing]:
+    """What the finished runs allow to be drawn, by `<suite>-<name>`; every figure if no name is given.
+
+    Raises UnknownName for a name that is not in FIGURES, and RunError if the runs allow nothing.
+    """
+    for name in names:
+        if name not in FIGURES:
+            raise near(name, FIGURES, "figure")
+    runs = load_runs(runs_in)
+    if runs.empty or not runs.finished.any():
+        raise RunError(f"no finished run is in {runs_in}: record some first, as with `helpers suite quick`")
+    runs, series = runs[runs.finished.astype(bool)], load_series("responses.csv", runs_in)
+    suites = sorted(runs.suite.unique())
+    every = {f"{suite}-{name}": FIGURES[name](suite, runs, series) for suite in suites for name in names or FIGURES}
+    if found := {name: drawing for name, drawing in every.items() if len(drawing.table)}:
+        return found
+    raise RunError(f"no suite in {runs_in} has the runs that {' or '.join(names or FIGURES)} would compare")
+
+
+def draw(names: list[str], runs_in: Path = RUNS, folder: Path = FOLDER) -> dict[Path, str]:
+    """Write the figures of these names, or all; their paths without suffix, each with its description in words."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = drawings(names, runs_in)
+    for name, drawing in wanted.items():
+        for suffix, content in render(drawing).items():
+            write(folder / f"{name}.{suffix}", content)
+    return {folder / name: drawing.words for name, drawing in wanted.items()}
+
+
+def render(drawing: Drawing) -> dict[str, bytes]:
+    """The contents of the figure's files by their suffix: the same bytes each time on one machine."""
+    files = {}
+    with plt.style.context(["default", STYLE, {"svg.hashsalt": "figures"}]):
+        figure = drawing.plot(drawing.table)
+        for suffix, metadata in METADATA.items():
+            stream = io.BytesIO()
+            about = {"Description": drawing.words, "Source": drawing.digest}
+            figure.savefig(stream, format=suffix, dpi=150, facecolor="white", metadata=metadata | about)
+            files[suffix] = stream.getvalue()
+        plt.close(figure)
+    return files
+
+
+def stale(names: list[str], runs_in: Path = RUNS, folder: Path = FOLDER) -> list[str]:
+    """A sentence on each file in `folder` that is missing, drawn from other data, or of nothing that is recorded."""
+    wanted = {f"{name}.{suffix}": drawing for name, drawing in drawings(names, runs_in).items() for suffix in METADATA}
+    faults = []
+    for file, drawing in wanted.items():
+        if not (folder / file).exists():
+            faults.append(f"{folder / file} is missing")
+        elif drawing.digest.encode() not in (folder / file).read_bytes():
+            faults.append(f"{folder / file} is stale: what is recorded has changed")
+    there = [] if names else sorted(path for path in folder.glob("*") if path.suffix[1:] in METADATA)
+    return faults + [f"{path} is of nothing that is recorded" for path in there if path.name not in wanted]
