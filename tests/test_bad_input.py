@@ -243,9 +243,11 @@ def test_damage_in_the_middle_is_named_by_every_reader(begun, tiny_config):
             read()
 
 
-def test_a_checkpoint_of_other_data_is_refused(tiny, begun, tmp_path, tiny_config, tiny_data):
-    """Its configuration is the same; the rows beside it are not its own."""
-    other = record("tiny", tiny_config, tmp_path / "other", 0, tiny_data._replace(md5={"train": "2", "test": "3"}))
+def test_a_checkpoint_of_other_data_is_refused(tiny, begun, tmp_path, monkeypatch, tiny_config, tiny_data):
+    """Its configuration is the same, but it was not saved after as many seconds as the rows beside it say."""
+    with monkeypatch.context() as slow:
+        slow.setattr(training, "time", SimpleNamespace(perf_counter=itertools.count(step=1000).__next__))
+        other = record("tiny", tiny_config, tmp_path / "other", 0, tiny_data._replace(md5={"train": "2", "test": "3"}))
     shutil.copy(other / runs.CHECKPOINT, begun)
     assert_told(tiny(begun.parents[1]), 1, APART)
 
