@@ -114,10 +114,11 @@ class Drawing(NamedTuple):
 
 
 def of_suite(runs: pd.DataFrame, suite: str) -> pd.DataFrame:
-    """The suite's rows if it has plain and residual nets to compare, one network of a depth each; else none of them."""
+    """The suite's rows if it has a plain and a residual net of one depth, and none that look alike; else none."""
     chosen = runs[runs.suite == suite]
-    one_each = (chosen.groupby(["kind", "depth"]).network.nunique() == 1).all()
-    return chosen if one_each and chosen.kind.nunique() == 2 else chosen[:0]
+    pairs = (chosen.groupby("depth").kind.nunique() == 2).any()
+    alike = (chosen.groupby(["kind", "depth"]).network.nunique() > 1).any()
+    return chosen if pairs and not alike else chosen[:0]
 
 
 def beside(runs: pd.DataFrame, suite: str, others: list[str], by: str) -> pd.DataFrame:

@@ -214,7 +214,7 @@ def describe_errors(runs: pd.DataFrame) -> str:
         return NOTHING
     paper = ", ".join(f"{error:.2f} % ({depth} layers)" for depth, error in published(runs).items())
     beside = f" Test errors of residual nets in the paper's Table 6: {paper}." if paper else ""
-    return f"Error at the last step against the number of layers. {describe_ends(runs)}{beside}"
+    return f"Error against the number of layers. {describe_ends(runs)}{beside}"
 
 
 def describe_responses(responses: pd.DataFrame) -> str:

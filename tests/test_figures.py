@@ -1,0 +1,185 @@
+import json
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from helpers import figures
+from helpers.experiments import UnknownName, experiment
+from helpers.figures import FIGURES, draw, drawings, identify, plot_both_orders, plot_plain_and_residual, render, stale
+from helpers.runs import RunError, load_runs, load_series
+
+QUICK = [("quick", "plain-20", 0), ("quick", "resnet-20", 0), ("quick", "plain-56", 0), ("quick", "resnet-56", 0)]
+
+
+def write_run(directory, suite, name, seed, steps=4000, precision="bfloat16", finished=True, error=10.0):
+    """The folder of a run of that experiment with made-up rows: two evaluations and a response for each layer."""
+    run = experiment(name, seed, steps)
+    folder = directory / suite / name / f"seed-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"name": name, "seed": seed, "config": run.config.as_dict(), "data": {"name": "cifar10", "md5": {}}}
+    about |= {"path": {"precision": precision}, "stretches": [], "finished": finished}
+    rows = [
+        {"step": step, "lr": 0.1, "train_loss": 1.0, "train_error": error + 2, "test_loss": 1.0, "test_error": error}
+        | {"seconds": 1.0, "images_per_second": 100.0}
+        for step in (steps // 2, steps)
+    ]
+    layers = "".join(f"layer-{number},{1 + number / 100}\n" for number in range(run.config.spec.depth - 1))
+    (folder / "run.json").write_text(json.dumps(about))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "responses.csv").write_text(f"layer,std\n{layers}")
+    return folder
+
+
+@pytest.fixture
+def runs_in(tmp_path):
+    for run in QUICK:
+        write_run(tmp_path / "runs", *run)
+    return tmp_path / "runs"
+
+
+def digests(directory):
+    return {name: drawing.digest for name, drawing in drawings([], directory).items()}
+
+
+def test_the_committed_figures_are_those_of_what_is_recorded():
+    assert stale([]) == []
+
+
+def test_two_drawings_have_the_same_bytes(runs_in):
+    for name, drawing in drawings([], runs_in).items():
+        first = render(drawing)
+        with plt.rc_context({"font.size": 20, "axes.spines.top": True}):
+            assert render(drawing) == first, name
+        for suffix, data in first.items():
+            assert drawing.digest.encode() in data
+            assert b"matplotlib.org" not in data.split(b"xmlns", 1)[0] and b"<dc:date>" not in data, suffix
+    assert not plt.get_fignums()
+
+
+def test_a_digest_changes_with_the_numbers_drawn_and_with_nothing_else(runs_in):
+    before = digests(runs_in)
+    assert set(before) == {"quick-curves", "quick-errors", "quick-responses"}
+    metrics = runs_in / "quick" / "resnet-56" / "seed-0" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"seconds": 1.0', '"seconds": 2.0').replace('"lr": 0.1', '"lr": 1'))
+    write_run(runs_in, "quick", "resnet-56", 1, finished=False)
+    write_run(runs_in, "elsewhere", "resnet-20-B", 0)
+    assert digests(runs_in) == before
+    first, last = metrics.read_text().splitlines()
+    metrics.write_text(first.replace('"test_error": 10.0', '"test_error": 10.01') + f"\n{last}\n")
+    assert {name for name, digest in digests(runs_in).items() if digest != before[name]} == {"quick-curves"}
+    responses = runs_in / "quick" / "plain-20" / "seed-0" / "responses.csv"
+    responses.write_text(responses.read_text().replace("1.01\n", "1.02\n"))
+    metrics.write_text(f"{first}\n{last}\n".replace('"train_error": 12.0', '"train_error": 12.5'))
+    assert all(digest != before[name] for name, digest in digests(runs_in).items())
+
+
+def test_check_names_what_is_missing_stale_and_no_longer_recorded(runs_in, tmp_path):
+    folder = tmp_path / "figures"
+    assert len(stale([], runs_in, folder)) == 6
+    words = draw([], runs_in, folder)
+    assert stale([], runs_in, folder) == []
+    names = [f"quick-{name}" for name in ("curves", "errors", "responses")]
+    assert sorted(p.name for p in folder.iterdir()) == [f"{n}.{s}" for n in names for s in ("png", "svg")]
+    assert "20 layers 12.00 % training, 10.00 % test" in words[folder / "quick-curves"]
+    write_run(runs_in, "quick", "resnet-20", 0, error=9.0)
+    (folder / "quick-errors.svg").unlink()
+    (folder / "old-curves.png").write_bytes(b"")
+    assert stale([], runs_in, folder) == [
+        f"{folder / 'quick-curves.svg'} is stale: what is recorded has changed",
+        f"{folder / 'quick-curves.png'} is stale: what is recorded has changed",
+        f"{folder / 'quick-errors.svg'} is missing",
+        f"{folder / 'quick-errors.png'} is stale: what is recorded has changed",
+        f"{folder / 'old-curves.png'} is of nothing that is recorded",
+    ]
+    assert stale(["responses"], runs_in, folder) == []
+    draw(["curves"], runs_in, folder)
+    assert stale(["curves"], runs_in, folder) == [] and len(stale(["errors"], runs_in, folder)) == 2
+
+
+def test_what_cannot_be_drawn_is_said_in_a_sentence(tmp_path):
+    with pytest.raises(UnknownName, match="unknown figure 'curvs': did you mean curves"):
+        drawings(["curvs"])
+    with pytest.raises(RunError, match=r"no finished run is in .*: record some first"):
+        drawings([], tmp_path)
+    folder = write_run(tmp_path, "quick", "plain-20", 0, finished=False)
+    (folder / "metrics.jsonl").write_text("")
+    with pytest.raises(RunError, match="no finished run"):
+        drawings([], tmp_path)
+    write_run(tmp_path, "quick", "plain-20", 0)
+    with pytest.raises(RunError, match="has the runs that curves would compare"):
+        drawings(["curves"], tmp_path)
+
+
+def test_the_suite_paper_has_a_panel_for_the_very_deep_nets_and_table_6(tmp_path):
+    for name, seeds in (("plain-20", 5), ("plain-110", 1), ("resnet-20", 5), ("resnet-110", 2), ("resnet-1202", 1)):
+        for seed in range(seeds):
+            write_run(tmp_path, "paper", name, seed, 64_000, error=61.0 if name == "plain-110" else 8.0 + seed / 10)
+    found = drawings([], tmp_path)
+    assert set(found) == {"paper-curves", "paper-errors", "paper-responses"}
+    assert (
+        "paper's Table 6: 8.75 % (20 layers), 6.61 % (110 layers), 7.93 % (1202 layers)" in found["paper-errors"].words
+    )
+    figure = plot_plain_and_residual(found["paper-curves"].table)
+    assert [ax.get_title() for ax in figure.axes] == ["plain nets", "residual nets", "very deep nets"]
+    assert [text.get_text() for ax in figure.axes for text in ax.texts] == ["110 layers: above, 61 %", "", ""]
+    assert [ax.get_ylim() for ax in figure.axes] == [(0, 20)] * 3
+    labels = [text.get_text() for text in figure.legends[0].texts]
+    assert labels == ["20 layers", "110 layers", "1202 layers", "training", "test"]
+    assert set(found["paper-responses"].table.network) == {"plain-20", "resnet-20", "resnet-110"}
+    plt.close(figure)
+
+
+def test_precisions_and_shortcuts_stand_beside_the_same_nets_of_other_suites(runs_in):
+    write_run(runs_in, "agreement", "resnet-20-float32", 0, precision="float32")
+    write_run(runs_in, "agreement", "plain-56-float32", 0, steps=2000, precision="float32")
+    write_run(runs_in, "paper", "resnet-20", 0)
+    write_run(runs_in, "paper", "resnet-20", 1, precision="float32")
+    for option in "BC":
+        write_run(runs_in, "options", f"resnet-20-{option}", 0)
+    found = drawings([], runs_in)
+    assert set(found) - {"quick-curves", "quick-errors", "quick-responses"} == {
+        "agreement-precision",
+        "options-shortcuts",
+    }
+    table = found["agreement-precision"].table
+    assert set(table.suite + " " + table.network) == {"quick resnet-20", "agreement resnet-20-float32"}
+    table = found["options-shortcuts"].table
+    assert set(table.suite + table.shortcut + table.precision) == {
+        "paperAbfloat16",
+        "optionsBbfloat16",
+        "optionsCbfloat16",
+    }
+    for name in ("agreement-precision", "options-shortcuts"):
+        assert render(found[name])
+
+
+def test_networks_that_would_look_alike_are_not_drawn(runs_in):
+    write_run(runs_in, "quick", "resnet-20-B", 0)
+    with pytest.raises(RunError, match="would compare"):
+        drawings(["curves"], runs_in)
+
+
+def test_responses_know_their_runs(runs_in):
+    runs, series = load_runs(runs_in), load_series("responses.csv", runs_in)
+    table = identify(series, runs)
+    assert len(table) == len(series) and set(table[table.network == "plain-56"].depth) == {56}
+    assert [len(ax.lines) for ax in plot_both_orders(table).axes] == [4, 4]
+    assert identify(pd.DataFrame(), runs).empty and identify(series, pd.DataFrame()).empty
+    plt.close("all")
+
+
+def test_the_command_draws_and_checks(call, monkeypatch, runs_in, tmp_path):
+    code, printed = call("figures", "--check")
+    assert (code, printed.out) == (0, "the figures are those of what is recorded\n")
+    assert set(FIGURES) == {"curves", "errors", "responses", "shortcuts", "precision"}
+    code, printed = call("figures", "quick-curve")
+    assert code == 2 and printed.err == "error: unknown figure 'quick-curve': did you mean curves?\n"
+    monkeypatch.setattr(figures, "stale", lambda names: [f"{names[0]} is missing"])
+    assert call("figures", "curves", "--check")[0] == 1
+    monkeypatch.setattr(figures, "draw", lambda names: draw(names, runs_in, tmp_path))
+    code, printed = call("figures", "errors")
+    assert code == 0 and printed.out.startswith(
+        f"{tmp_path / 'quick-errors'}.svg and .png: Error against the number of layers."
+    )
+    assert (tmp_path / "quick-errors.svg").exists()
