@@ -22,8 +22,6 @@ from torch import Tensor, fx, nn
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-COMPILE_FROM = 4e6  # layers x images: where a run on two CPU cores has saved what compiling cost it
-
 
 class PathError(RuntimeError):
     """This machine cannot take the path that a run was begun on."""
@@ -57,21 +55,18 @@ def has_bfloat16(device: str) -> bool:
     return device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
 
 
-def choose_path(device: str, work: float, precision: str = "auto", compiled: bool | None = None) -> Path:
-    """The path for a run of `work` layers times images; "auto" and None leave the choice to the device."""
+def choose_path(device: str, precision: str = "auto", compiled: bool | None = None) -> Path:
+    """The path for a run; "auto" and None leave the choice to the device."""
     why = []
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16(device) else "float32"
         why.append("bfloat16 instructions" if precision == "bfloat16" else "no fast bfloat16 here")
     if compiled is None:
-        compiled = False
-        if not has_compiler(device):
+        compiled = device == "cuda" and has_compiler(device)
+        if device == "cpu":
+            why.append("compiling gains little on a CPU")  # benchmarks/cpu.md
+        elif not compiled:
             why.append("no compiler here")
-        elif device == "cpu" and work < COMPILE_FROM:
-            why.append("too short a run to repay compiling")
-        else:
-            compiled = True
-            why.append("long enough to repay compiling")
     return Path(device, precision, compiled, torch.get_num_threads(), ", ".join(why) or "as configured")
 
 

@@ -70,7 +70,7 @@ class Config:
     eval_every: int = 500  # steps between rows of metrics
     seed: int = 0
     precision: str = "auto"  # "float32", "bfloat16", or what the device does best
-    compiled: bool | None = None  # fused kernels; None: where the run is long enough to repay them
+    compiled: bool | None = None  # fused kernels; None: on a GPU that can compile them
 
     def __post_init__(self):
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -127,8 +127,7 @@ class State:
 def start(config: Config, device: str | None = None, path: StepPath | None = None) -> State:
     """A run at step 0: the network initialised from the seed, on the CPU, so alike on every device."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    work = config.spec.depth * config.schedule.steps * config.batch_size
-    path = path or choose_path(device, work, config.precision, config.compiled)
+    path = path or choose_path(device, config.precision, config.compiled)
     take_path(path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
