@@ -498,8 +498,8 @@ SMALL = ["train", "plain-8", "--data", "synthetic", "--steps", "12", "--eval-eve
 def stopped(where: str, out: Path) -> subprocess.CompletedProcess:
     """`python -m helpers train` in a process that gets SIGTERM when it imports `where` or has done so many steps."""
     command = [sys.executable, "-c", STOPPED, where, *SMALL, str(out)]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **threads})
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONUNBUFFERED": ""}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
 
 
 def test_sigterm_amid_training_leaves_a_run_that_ends_as_the_uninterrupted_one(call, tmp_path):

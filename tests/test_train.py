@@ -188,8 +188,9 @@ def test_a_changed_byte_anywhere_in_a_checkpoint_is_noticed(tmp_path, tiny_confi
     """In the weights, in their names and shapes, in the configuration, in the step."""
     save(start(tiny_config), tmp_path / "c")
     content = (tmp_path / "c").read_bytes()
-    for where in range(0, len(content), 7):
-        (tmp_path / "c").write_bytes(content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :])
+    changed = [content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :] for i in range(0, len(content), 7)]
+    for bad in [*changed, content.replace(b'"F32"', b'"I32"', 1), content.replace(b"[4,3,3,3]", b"[4,9,1,3]", 1)]:
+        (tmp_path / "c").write_bytes(bad)
         with pytest.raises(CheckpointError, match="delete it to start over"):
             load(tmp_path / "c")
 
