@@ -63,6 +63,8 @@ def record(
             return record_locked(folder, name, config, data, time_limit, device, half_weights)
     except filelock.Timeout:
         raise RunError(f"another process is recording into {folder}: wait for it or choose another folder") from None
+    except BrokenPipeError:  # of the reports, as in `| head`: nothing is wrong with the folder
+        raise
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise RunError(
