@@ -93,12 +93,16 @@ def test_every_depth_shortcut_and_precision_has_its_own_colour_and_marker():
     assert style("depth", 26)["marker"] != style("depth", 38)["marker"]
 
 
-def test_a_net_of_another_depth_and_seeds_of_other_lengths_are_drawn():
-    runs = pd.DataFrame([*rows("residual", 26, 0), *rows("residual", 26, 7, finished=False)[:1]])
+def test_a_run_behind_another_seed_is_counted_but_in_no_mean():
+    behind = rows("residual", 26, 7, finished=False)[:1]
+    runs = pd.DataFrame([*rows("residual", 26, 0), *behind])
     ax = plot_curves(runs)
     ax.figure.canvas.draw()
-    assert [list(line.get_xdata()) for line in drawn(ax)] == [[1000, 2000, 3000]] * 2
+    assert [list(line.get_xdata()) for line in drawn(ax)] == [[1000, 2000, 3000]] * 2 and not ax.collections
     assert stamp(runs).endswith(" · 1 of 2 runs unfinished") and "seed 0, 7 ·" in stamp(runs)
+    assert "26 layers 6.50 % training, 13.00 % test." in describe_errors(runs)
+    assert [line.get_ydata().tolist() for line in drawn(plot_errors(runs))] == [[13 + 10 / 3000]] * 2
+    assert "26 layers 13.51 % training" in describe_curves(pd.DataFrame(behind))
 
 
 def test_networks_of_one_depth_are_not_joined(table):

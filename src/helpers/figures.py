@@ -25,6 +25,7 @@ from helpers.plotting import (
     describe_curves,
     describe_errors,
     describe_responses,
+    farthest,
     frame,
     last_rows,
     panels,
@@ -51,7 +52,7 @@ def plot_groups(runs: pd.DataFrame, groups: dict[str, pd.DataFrame], by: str) ->
     figure, axes = panels(runs, 1, len(groups), sharey=True)
     for ax, (title, group) in zip(axes, groups.items(), strict=True):
         plot_curves(group, ax, by).set(title=title, ylabel="error (%)" if ax is axes[0] else "", ylim=(0, frame(runs)))
-        ends = last_rows(group).groupby(by)[ERRORS].mean().min(axis=1)
+        ends = last_rows(farthest(group)).groupby(by)[ERRORS].mean().min(axis=1)
         above = [f"{style(by, value)['label']}: above, {end:.0f} %" for value, end in ends.items() if end > frame(runs)]
         place = {"transform": ax.transAxes, "ha": "right", "va": "top", "fontsize": SMALL}
         ax.text(0.98, 0.98, "\n".join(above), **place, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})

@@ -46,20 +46,23 @@ def last_rows(runs: pd.DataFrame) -> pd.DataFrame:
     return runs if runs.empty else runs.loc[runs.groupby(RUN).step.idxmax()].reset_index(drop=True)
 
 
+def farthest(runs: pd.DataFrame) -> pd.DataFrame:
+    """Without runs that are behind another seed of their network: a mean over both would be that of neither step."""
+    ends = runs.groupby(RUN).step.transform("max")
+    return runs[ends == ends.groupby([runs.suite, runs.network]).transform("max")]
+
+
 def stamp(runs: pd.DataFrame) -> str:
     """What a figure was drawn from: suite, steps, seeds, data, precision."""
     if runs.empty:
         return NOTHING
     every = runs.drop_duplicates(RUN)
-
-    def values(column: str) -> str:
-        return ", ".join(f"{v:,}" if column == "steps" else str(v) for v in sorted(every[column].unique()))
-
+    columns = {"suite": "", "steps": ",", "seed": "", "data": "", "precision": ""}
+    of = {name: ", ".join(format(v, how) for v in sorted(every[name].unique())) for name, how in columns.items()}
     fewer = " (some nets fewer)" if every.groupby(["suite", "network"]).size().nunique() > 1 else ""
     unfinished = len(every) - every.finished.sum()
-    what = f"suite {values('suite')} · {values('steps')} steps · seed {values('seed')}{fewer} · {values('data')}"
     end = f" · {unfinished} of {len(every)} runs unfinished" if unfinished else ""
-    return f"{what} · {values('precision')}{end}"
+    return "suite {suite} · {steps} steps · seed {seed}{} · {data} · {precision}{}".format(fewer, end, **of)
 
 
 def panels(runs: pd.DataFrame, rows: int = 1, columns: int = 1, height: float = 4, sharey: bool = False):
@@ -67,6 +70,8 @@ def panels(runs: pd.DataFrame, rows: int = 1, columns: int = 1, height: float = 
     size = {"figsize": (WIDTH, height), "squeeze": False, "layout": "constrained"}
     figure, axes = plt.subplots(rows, columns, sharey=sharey, **size)
     figure.supxlabel(textwrap.fill(stamp(runs), 95), fontsize=SMALL, color="#444444")
+    for ax in axes.flat:
+        ax.axison = not runs.empty
     return figure, list(axes.flat)
 
 
@@ -87,8 +92,8 @@ def scale(ax: Axes, values: pd.Series) -> None:
     """From zero up, or logarithmic where a few values would flatten all others."""
     if values.min() > 0 and values.max() > 6 * values.median():
         ax.set_yscale("log")
-        labelled = (1, 2, 5) if values.max() > 20 * values.min() else (1, 2, 3, 5, 7)
-        ax.yaxis.set(major_locator=LogLocator(subs=labelled), minor_locator=NullLocator(), major_formatter="{x:g}")
+        ticks = LogLocator(subs=(1, 2, 5) if values.max() > 20 * values.min() else (1, 2, 3, 5, 7))
+        ax.yaxis.set(major_locator=ticks, minor_locator=NullLocator(), major_formatter="{x:g}")
         ax.set_ylabel(f"{ax.get_ylabel()}, log scale")
     else:
         ax.set_ylim(0, None)
@@ -103,7 +108,7 @@ def plot_curves(runs: pd.DataFrame, ax: Axes | None = None, by: str = "depth") -
     ax = ax or panels(runs)[1][0]
     if runs.empty:
         return ax
-    for number, ((value, *_), net) in enumerate(runs.groupby([by, "suite", "network"])):
+    for number, ((value, *_), net) in enumerate(farthest(runs).groupby([by, "suite", "network"])):
         look = style(by, value)
         for measure, line in (("train_error", {"ls": "--", "lw": 1.2, "mfc": "white"}), ("test_error", {"lw": 2})):
             seeds = net.groupby("step")[measure]
@@ -167,7 +172,7 @@ def plot_errors(runs: pd.DataFrame, ax: Axes | None = None, measure: str = "test
     ax = ax or panels(runs)[1][0]
     if runs.empty:
         return ax
-    ends = last_rows(runs)
+    ends = last_rows(farthest(runs))
     depths = sorted(ends.depth.unique())
     place = {depth: number for number, depth in enumerate(depths)}
     for (_, shortcut, *_), nets in ends.groupby(["kind", "shortcut", "precision", "suite"]):
@@ -186,7 +191,7 @@ def plot_errors(runs: pd.DataFrame, ax: Axes | None = None, measure: str = "test
 
 def describe_ends(runs: pd.DataFrame) -> str:
     """Every net's errors at the last step in words, and what they are drawn from."""
-    ends, words = last_rows(runs), "Errors at the last step"
+    ends, words = last_rows(farthest(runs)), "Errors at the last step"
     if ends.duplicated(["suite", "network"]).any():
         words += ", as means over seeds, with the lowest and the highest test error"
     for (kind, shortcut, precision, suite), nets in ends.groupby(["kind", "shortcut", "precision", "suite"]):
@@ -203,9 +208,8 @@ def describe_ends(runs: pd.DataFrame) -> str:
 
 def describe_curves(runs: pd.DataFrame) -> str:
     """`plot_curves` in words, and any figure made of it."""
-    if runs.empty:
-        return NOTHING
-    return f"Error against training steps, dashed for training, solid for test. {describe_ends(runs)}"
+    lines = "dashed for training, solid for test"
+    return NOTHING if runs.empty else f"Error against training steps, {lines}. {describe_ends(runs)}"
 
 
 def describe_errors(runs: pd.DataFrame) -> str:
