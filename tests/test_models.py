@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 import torchvision
@@ -8,7 +10,9 @@ from helpers.models import (
     BasicBlock,
     Bottleneck,
     PadShortcut,
+    PreactivationBlock,
     ResNet,
+    Scale,
     Spec,
     cifar_spec,
     count_parameters,
@@ -133,6 +137,68 @@ def test_options_project_where_the_paper_says():
     assert all(projections("C"))
 
 
+@pytest.mark.parametrize(
+    "variant",
+    [Spec((3, 3, 3), (16, 32, 64), shortcut="plain", preactivation=True), Spec((6, 6, 6), (16, 32, 64), single=True)],
+    ids=["preactivation", "single"],
+)
+def test_without_its_shortcuts_every_form_of_block_makes_the_plain_net(variant):
+    """What differs is only where the additions are; in a plain net the same layers follow in the same order."""
+    plain, other = ResNet(cifar_spec(20, "plain")), ResNet(dataclasses.replace(variant, shortcut="plain"))
+    other.load_state_dict(dict(zip(other.state_dict(), plain.state_dict().values(), strict=True)))
+    images = torch.randn(4, 3, 32, 32)
+    assert other.spec.depth == 20
+    assert torch.equal(other(images), plain(images))
+
+
+@pytest.mark.parametrize("depth", [20, 56, 110])
+def test_preactivation_moves_layers_and_adds_no_parameter(depth):
+    assert parameters_on_meta(dataclasses.replace(cifar_spec(depth), preactivation=True)) == TABLE_6[depth]
+
+
+def test_nothing_follows_the_addition_of_a_preactivation_block():
+    block = PreactivationBlock(4, 4)
+    nn.init.zeros_(block.conv2.weight)
+    x = torch.randn(3, 4, 5, 5)
+    assert torch.equal(block(x), x), "negative values too"
+    block = PreactivationBlock(4, 6, stride=2)
+    y = block.conv2(block.bn1(block.conv1(block.front[0](x).relu())).relu())
+    torch.testing.assert_close(block(x), y + PadShortcut(2, 2)(x))
+
+
+def test_the_first_preactivation_block_takes_what_the_stem_has_activated():
+    first, second = ResNet(Spec((2,), (4,), preactivation=True)).blocks
+    x = torch.randn(3, 4, 5, 5)
+    torch.testing.assert_close(first(x), first.conv2(first.bn1(first.conv1(x)).relu()) + x)
+    assert not torch.allclose(second(x), second.conv2(second.bn1(second.conv1(x)).relu()) + x)
+
+
+@pytest.mark.parametrize("shortcut", ["A", "C"])
+@pytest.mark.parametrize("form", [{}, {"single": True}, {"bottleneck": True}], ids=["basic", "single", "bottleneck"])
+def test_the_strength_multiplies_the_shortcut_and_nothing_else(shortcut, form):
+    torch.manual_seed(0)
+    blocks = [ResNet(Spec((1, 1), (4, 6), shortcut=shortcut, strength=s, **form)).blocks[1] for s in (1.0, 0.25)]
+    full, weak = blocks
+    weak.load_state_dict(dict(zip(weak.state_dict(), full.state_dict().values(), strict=True)))
+    x, summed = torch.randn(3, full.conv1.in_channels, 8, 8), []
+    for block in blocks:
+        last = [module for module in block.children() if isinstance(module, nn.BatchNorm2d)][-1]
+        nn.init.constant_(last.bias, 100.0)  # ReLU is open, so that its input shows
+        summed.append(block(x))
+    torch.testing.assert_close(summed[0] - summed[1], 0.75 * full.shortcut(x), rtol=1e-3, atol=1e-3)
+
+
+def test_at_strength_0_a_residual_net_is_the_plain_one_and_at_1_it_has_no_multiplication():
+    weights = ResNet(cifar_spec(20)).state_dict()
+    images, outputs = torch.randn(2, 3, 32, 32), {}
+    for name, spec in {"plain": cifar_spec(20, "plain"), 0: dataclasses.replace(cifar_spec(20), strength=0.0)}.items():
+        network = ResNet(spec)
+        network.load_state_dict(weights)
+        outputs[name] = network(images)
+    assert torch.equal(outputs["plain"], outputs[0])
+    assert not any(isinstance(module, Scale) for module in ResNet(cifar_spec(20)).modules())
+
+
 def test_initialisation_is_he_normal_by_fan_in():
     torch.manual_seed(0)
     network = ResNet(imagenet_spec(18))
@@ -155,6 +221,10 @@ def test_unknown_depths_shortcuts_and_stems_are_refused():
         cifar_spec(20, "D")
     with pytest.raises(ValueError, match="one width a stage"):
         Spec((1, 1), (8,))
+    with pytest.raises(ValueError, match="choose one of bottleneck, preactivation and single"):
+        Spec((1,), (8,), bottleneck=True, single=True)
+    with pytest.raises(ValueError, match="no shortcut B in a pre-activation net: choose plain or A"):
+        Spec((1,), (8,), shortcut="B", preactivation=True)
 
 
 @pytest.mark.parametrize(

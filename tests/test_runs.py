@@ -7,6 +7,7 @@ import time
 
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from filelock import FileLock
 
@@ -63,6 +64,9 @@ def test_the_network_can_be_loaded_and_has_the_error_recorded(tmp_path, tiny_con
     row = load_runs(tmp_path.parent, tmp_path.name).iloc[-1]
     assert loss == pytest.approx(row.test_loss, rel=1e-2 if half else 1e-6)
     assert half or error == row.test_error
+    stored = safetensors.torch.load_file(folder / "weights.safetensors")
+    assert {tensor.dtype for tensor in stored.values() if tensor.ndim > 1} == {torch.half if half else torch.float32}
+    assert not any(tensor.dtype == torch.half for tensor in stored.values() if tensor.ndim < 2), "1e5 would be infinite"
 
 
 def recording(directory, config, data):
@@ -247,6 +251,35 @@ def test_a_run_with_another_configuration_is_not_taken_for_done(tmp_path, tiny_c
     assert progress(run, tmp_path).startswith("not done: another configuration")
     with pytest.raises(RunError, match="holds another run"):
         record_suite([run], tmp_path, tiny_data)
+
+
+def test_a_run_recorded_before_a_field_was_added_is_still_that_run(tmp_path, tiny_config, tiny_data):
+    folder = record("tiny", tiny_config, tmp_path, data=tiny_data, time_limit=0)
+
+    def grow_old():
+        about = json.loads((folder / "run.json").read_text())
+        for name in ("preactivation", "single", "strength"):
+            del about["config"]["spec"][name]
+        (folder / "run.json").write_text(json.dumps(about))
+
+    grow_old()
+    assert progress(runs.Run("tiny", tiny_config), tmp_path).startswith("begun")
+    record("tiny", tiny_config, tmp_path, data=tiny_data)
+    grow_old()
+    before = (folder / "run.json").read_text()
+    assert progress(runs.Run("tiny", tiny_config), tmp_path) == "done"
+    assert record("tiny", tiny_config, tmp_path, data=tiny_data) == folder
+    assert load_network(folder).spec == tiny_config.spec
+    assert (folder / "run.json").read_text() == before
+    other = dataclasses.replace(tiny_config, spec=dataclasses.replace(tiny_config.spec, strength=0.5))
+    with pytest.raises(RunError, match=r"holds another run \(spec.strength 1.0 instead of 0.5\)"):
+        record("tiny", other, tmp_path, data=tiny_data)
+
+
+def test_what_is_committed_is_what_its_suite_asks_for():
+    """The recorded files are older than some fields of a configuration."""
+    states = {progress(run, runs.ROOT / "data" / "runs" / "quick") for run in SUITES["quick"].runs}
+    assert states == {"done"}
 
 
 def test_the_source_is_this_checkouts_commit(monkeypatch):

@@ -1,4 +1,4 @@
-"""What a network does to signals, and what it costs: responses (Fig. 7), gradients, multiply-adds (Table 1)."""
+"""What a network does to signals, and what it costs: responses (Fig. 7), gradients, lesions, Table 1's counts."""
 
 import copy
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.models import ResNet, Spec
+from helpers.models import ResNet, Spec, make_shortcut
 
 
 def norms_of_3x3(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
@@ -62,17 +62,105 @@ def layer_responses(model: nn.Module, images: Tensor, batch_size: int = 500) -> 
     return pd.Series(deviations, name="std").rename_axis("layer")
 
 
-def gradient_norms(model: nn.Module, images: Tensor, labels: Tensor) -> pd.Series:
-    """The 2-norm of the loss's gradient for each weight of a convolution or classifier, by layer, in order.
+def weight_gradients(
+    model: nn.Module, images: Tensor, labels: Tensor, precision: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """The loss's gradient for each weight of a convolution or classifier, by layer, in order.
 
     In training mode on one batch, images (n, 3, h, w) as the network takes them; the model is left as it was,
-    moving averages too.
+    moving averages too. `precision` is that of the activations, by default the images'.
     """
     model = copy.deepcopy(model).train()
-    F.cross_entropy(model(images), labels).backward()
+    with torch.autocast(images.device.type, precision, enabled=precision is not None):
+        logits = model(images).to(images.dtype)
+    F.cross_entropy(logits, labels).backward()
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    norms = {name: float(layer.weight.grad.norm()) for name, layer in layers.items()}
+    return {name: layer.weight.grad for name, layer in layers.items()}
+
+
+def gradient_norms(model: nn.Module, images: Tensor, labels: Tensor) -> pd.Series:
+    """The 2-norm of each layer's gradient, as `weight_gradients` has it."""
+    norms = {name: float(gradient.norm()) for name, gradient in weight_gradients(model, images, labels).items()}
     return pd.Series(norms, name="norm").rename_axis("layer")
+
+
+def rounding_cosines(model: nn.Module, images: Tensor, labels: Tensor) -> pd.Series:
+    """What rounding does to each layer's gradient: the cosine of its angle to that with activations in bfloat16.
+
+    1 is the same direction; at 0 nothing of it is left. As `weight_gradients` in all else.
+    """
+    exact, rounded = (weight_gradients(model, images, labels, precision) for precision in (None, torch.bfloat16))
+    cosines = {name: float(F.cosine_similarity(exact[name].flatten(), rounded[name].flatten(), 0)) for name in exact}
+    return pd.Series(cosines, name="cosine").rename_axis("layer")
+
+
+def block_signals(model: ResNet, images: Tensor, labels: Tensor) -> pd.DataFrame:
+    """What passes between blocks, by block, the stem first: the columns forward and backward.
+
+    forward: the standard deviation of the block's output; backward: the 2-norm of the loss's gradient with respect
+    to it. In training mode on one batch (n, 3, h, w), (n,); the model is left as it was.
+    """
+    model, outputs = copy.deepcopy(model).train(), {}
+
+    def see(name: str, output: Tensor) -> None:
+        output.retain_grad()
+        outputs[name] = output
+
+    with watching({"stem": model.stem} | {f"blocks.{n}": block for n, block in enumerate(model.blocks)}, see):
+        F.cross_entropy(model(images), labels).backward()
+    signals = {name: (float(output.detach().std()), float(output.grad.norm())) for name, output in outputs.items()}
+    return pd.DataFrame.from_dict(signals, orient="index", columns=["forward", "backward"]).rename_axis("block")
+
+
+def gradient_correlation(model: nn.Module, images: Tensor, labels: Tensor, distances: list[float]) -> pd.Series:
+    """How alike the loss's gradients at neighbouring inputs are (Balduzzi et al. 2017), by distance.
+
+    A neighbour lies at `distance`, from 0 to 1, on the straight line from an image to the next of the batch. The
+    gradients are those with respect to the pixels, the value is their correlation, averaged over the images
+    (n, 3, h, w). Batch normalisation has the statistics of `images`, so that each point is on its own; the model is
+    left as it was.
+    """
+    model = with_statistics(model, images)
+    towards, here = images.roll(1, 0) - images, input_gradients(model, images, labels)
+    values = {t: correlation(here, input_gradients(model, images + t * towards, labels)).mean() for t in distances}
+    return pd.Series({t: float(value) for t, value in values.items()}, name="correlation").rename_axis("distance")
+
+
+def with_statistics(model: nn.Module, images: Tensor) -> nn.Module:
+    """A copy in evaluation mode whose batch normalisations use the mean and variance of `images` (n, 3, h, w)."""
+    model = copy.deepcopy(model).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the plain average of what it has seen
+    with torch.no_grad():
+        model(images)
+    return model.eval()
+
+
+def input_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The gradient of each image's loss with respect to its pixels, (n, 3, h, w)."""
+    images = images.clone().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(model(images), labels, reduction="sum"), images)[0]
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's correlation of each pair, over all but the first axis: (n, ...), (n, ...) -> (n,)."""
+    a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (a, b))
+    return F.cosine_similarity(a, b, dim=1)
+
+
+def without_block(network: ResNet, index: int) -> ResNet:
+    """A copy in which one block does nothing but pass its input on (Veit et al. 2016).
+
+    What is left of it is its shortcut; of a plain block, that of option A.
+    """
+    network = copy.deepcopy(network)
+    block, left = network.blocks[index], network.blocks[index].shortcut
+    if left is None:
+        left = make_shortcut("A", block.conv1.in_channels, block.conv1.out_channels, block.conv1.stride[0])
+    network.blocks[index] = left if network.spec.preactivation else nn.Sequential(left, nn.ReLU())
+    return network
 
 
 def count_cost(spec: Spec, size: int | None = None) -> dict[str, int]:

@@ -29,6 +29,9 @@ class Spec:
     stem: Literal["cifar", "imagenet"] = "cifar"  # 3x3 convolution; or 7x7 with stride 2, then max pooling
     classes: int = 10
     stride_on_3x3: bool = False  # where a bottleneck takes its stride: the first 1x1 as published, or the 3x3
+    preactivation: bool = False  # BN and ReLU before each convolution of a block (He et al. 2016, arXiv:1603.05027)
+    single: bool = False  # one 3x3 layer a block: y = W1 x + x (Sec. 3.2)
+    strength: float = 1.0  # what every shortcut is multiplied by; 0 makes the net plain
 
     def __post_init__(self):
         if len(self.blocks) != len(self.widths):
@@ -37,11 +40,15 @@ class Spec:
             raise ValueError(f"unknown shortcut {self.shortcut!r}: choose plain, A, B or C")
         if self.stem not in ("cifar", "imagenet"):
             raise ValueError(f"unknown stem {self.stem!r}: choose cifar or imagenet")
+        if self.bottleneck + self.preactivation + self.single > 1:
+            raise ValueError("a block has one form: choose one of bottleneck, preactivation and single")
+        if self.preactivation and self.shortcut in ("B", "C"):
+            raise ValueError(f"no shortcut {self.shortcut} in a pre-activation net: choose plain or A")
 
     @property
     def depth(self) -> int:
         """Weighted layers, counted as the paper does: without projection shortcuts."""
-        return (3 if self.bottleneck else 2) * sum(self.blocks) + 2
+        return (3 if self.bottleneck else 1 if self.single else 2) * sum(self.blocks) + 2
 
 
 def cifar_spec(depth: int, shortcut: Shortcut = "A") -> Spec:
@@ -88,6 +95,17 @@ class PadShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
 
 
+class Scale(nn.Module):
+    """strength * x, of the shape of x."""
+
+    def __init__(self, strength: float):
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.strength * x
+
+
 def make_shortcut(option: Shortcut, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
     """The shortcut around one block; None for a plain net.
 
@@ -123,6 +141,43 @@ class BasicBlock(nn.Module):
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return add(y, x, self.shortcut)
+
+
+class SingleBlock(nn.Module):
+    """One 3x3 layer, in which the paper saw no advantage (Sec. 3.2). Shapes as of `BasicBlock`."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut = "A"):
+        super().__init__()
+        self.conv1 = conv(in_channels, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.shortcut = make_shortcut(shortcut, in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return add(self.bn1(self.conv1(x)), x, self.shortcut)
+
+
+class PreactivationBlock(nn.Module):
+    """Two 3x3 layers behind their BN and ReLU, and nothing after the addition (arXiv:1603.05027, Fig. 4e).
+
+    Shapes as of `BasicBlock`.
+    """
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut = "A"):
+        super().__init__()
+        self.front = nn.Sequential(nn.BatchNorm2d(in_channels), nn.ReLU())
+        self.conv1 = conv(in_channels, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3)
+        self.shortcut = make_shortcut(shortcut, in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(self.front(x))
+        y = self.conv2(F.relu(self.bn1(y)))
+        return y if self.shortcut is None else y + self.shortcut(x)
 
 
 class Bottleneck(nn.Module):
@@ -163,6 +218,20 @@ def make_stem(kind: str, width: int) -> nn.Sequential:
     return nn.Sequential(conv(3, width, 7, 2), nn.BatchNorm2d(width), nn.ReLU(), pool)
 
 
+def make_block(spec: Spec, in_channels: int, width: int, stride: int, first: bool) -> nn.Module:
+    """A block as `spec` has it; `first`: the one behind the stem."""
+    if spec.bottleneck:
+        block = Bottleneck(in_channels, width, stride, spec.shortcut, spec.stride_on_3x3)
+    else:
+        form = PreactivationBlock if spec.preactivation else SingleBlock if spec.single else BasicBlock
+        block = form(in_channels, width, stride, spec.shortcut)
+    if spec.preactivation and first:
+        block.front = nn.Identity()  # the stem's BN and ReLU serve both paths (arXiv:1603.05027, appendix)
+    if spec.strength != 1 and block.shortcut is not None:
+        block.shortcut = nn.Sequential(block.shortcut, Scale(spec.strength))
+    return block
+
+
 class ResNet(nn.Module):
     """The network of a `Spec`, freshly initialised: images (n, 3, h, w) -> logits (n, classes)."""
 
@@ -175,17 +244,15 @@ class ResNet(nn.Module):
         for stage, (count, width) in enumerate(zip(spec.blocks, spec.widths, strict=True)):
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
-                if spec.bottleneck:
-                    block = Bottleneck(channels, width, stride, spec.shortcut, spec.stride_on_3x3)
-                else:
-                    block = BasicBlock(channels, width, stride, spec.shortcut)
+                block = make_block(spec, channels, width, stride, first=not self.blocks)
                 channels = block.expansion * width
                 self.blocks.append(block)
+        self.end = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU()) if spec.preactivation else nn.Identity()
         self.fc = nn.Linear(channels, spec.classes)
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.blocks(self.stem(images))
+        x = self.end(self.blocks(self.stem(images)))
         return self.fc(x.mean((2, 3)))
 
 

@@ -226,7 +226,8 @@ def finish(folder: Path, about: dict, state: State, images: torch.Tensor, half_w
     write(folder / "responses.csv", layer_responses(state.network, images.to(state.device)).to_csv().encode())
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.network.state_dict().items()}
     if half_weights:
-        weights = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+        # variances of a deep plain net exceed what half precision holds; convolutions are nearly all of the bytes
+        weights = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in weights.items()}
     write(folder / WEIGHTS, safetensors.torch.save(weights))
     about["seconds"] = state.seconds
     about["images_per_second"] = float(pd.Series([row["images_per_second"] for row in read_rows(folder)]).median())
@@ -276,7 +277,7 @@ def read_about(folder: Path) -> dict | None:
         return None
     try:
         about = json.loads(path.read_bytes())
-        Config.from_dict(about["config"])
+        about["config"] = Config.from_dict(about["config"]).as_dict()  # older files lack what is at its default
         about["name"], about["seed"], about["data"]["md5"], about["path"], about["stretches"], about["finished"]
     except (KeyError, TypeError, ValueError):
         raise RunError(f"{path} is damaged or of another version of this program: {MEND}") from None
