@@ -4,6 +4,21 @@
 """
 
 from helpers.checks.residual_block import check_block, check_gradient_by_hand, check_one_convolution
+from helpers.checks.signals import check_correlation, check_variances
+from helpers.checks.start_here import check_relu
 from helpers.checks.verdict import Verdict, reveal
+from helpers.checks.what_matters import check_lesion, check_preactivation, check_weakened
 
-__all__ = ["Verdict", "check_block", "check_gradient_by_hand", "check_one_convolution", "reveal"]
+__all__ = [
+    "Verdict",
+    "check_block",
+    "check_correlation",
+    "check_gradient_by_hand",
+    "check_lesion",
+    "check_one_convolution",
+    "check_preactivation",
+    "check_relu",
+    "check_variances",
+    "check_weakened",
+    "reveal",
+]

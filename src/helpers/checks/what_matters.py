@@ -1,0 +1,208 @@
+"""Checks of notebook 12: the strength of a shortcut, the pre-activation block, a block removed."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from helpers.analysis import with_statistics, without_block
+from helpers.checks.blocks import Layers, arrange, find_layers
+from helpers.checks.verdict import Mistake, exercise, expect, match
+from helpers.models import BasicBlock, ResNet, Spec
+
+
+@exercise("write weakened(block, x, strength): what the block puts out when its shortcut is multiplied by the strength")
+def check_weakened(weakened: Callable[[BasicBlock, Tensor, float], Tensor]) -> str:
+    """relu(F(x) + strength * shortcut(x)) of a basic block, with and without a change of shape."""
+    for block in (BasicBlock(4, 4), BasicBlock(4, 6, stride=2)):
+        for norm in (block.bn1, block.bn2):
+            nn.init.uniform_(norm.bias, -1, 1)
+        x = torch.rand(6, 4, 6, 6)
+        before = {name: tensor.clone() for name, tensor in block.state_dict().items()}
+        for strength in (0.25, 0.0, 1.0):
+            try:
+                found = weakened(block.eval(), x.clone(), strength)
+            except RuntimeError as error:
+                expect(block.conv1.stride == (1, 1), "where the shape changes, x does not fit: take block.shortcut(x)")
+                raise error
+            same = all(torch.equal(before[name], tensor) for name, tensor in block.state_dict().items())
+            expect(same, "the block itself has changed: its weights are not to be touched, only what is added")
+            match(found, *strengths(block, x, strength))
+    return "the branch as it is, the shortcut at its strength, ReLU last"
+
+
+def strengths(block: BasicBlock, x: Tensor, s: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """What is right at strength `s`, and what each mistake gives instead."""
+    f, shortcut = block.bn2(block.conv2(block.bn1(block.conv1(x)).relu())), block.shortcut(x)
+    mistakes = {
+        "the strength has no effect: this is the residual block as it was": (f + shortcut).relu(),
+        "the shortcut is left out: this is the plain block": f.relu(),
+        "the branch is multiplied by the strength: it stays as it is, and the shortcut is multiplied": s * f + shortcut,
+        "branch and shortcut are both multiplied by the strength: only the shortcut is": s * (f + shortcut),
+        "the branch is multiplied by 1 - strength, as a gate would do: it stays as it is": (1 - s) * f + s * shortcut,
+        "the branch is multiplied by 1 - strength, and the shortcut not at all": (1 - s) * f + shortcut,
+        "the shortcut is multiplied by 1 - strength: at strength 1 the net is the residual one": f + (1 - s) * shortcut,
+        "the strength is squared: multiply once": f + s * s * shortcut,
+        "the strength is added: it multiplies the shortcut": f + shortcut + s,
+    }
+    mistakes = {mistake: output.relu() for mistake, output in mistakes.items()}
+    mistakes |= {
+        "the last ReLU is missing: it comes after the addition": f + s * shortcut,
+        "ReLU comes before the addition: it comes after": f.relu() + s * shortcut,
+    }
+    return (f + s * shortcut).relu(), mistakes
+
+
+@exercise("write MyPreactivation: BN, ReLU, convolution, twice; then add the input as it came, and nothing after that")
+def check_preactivation(make: Callable[[int], nn.Module]) -> str:
+    """arXiv:1603.05027, Fig. 4e: `make(channels)` is the block of two 3x3 layers with an identity shortcut."""
+    for channels in (4, 3):
+        block, x = make(channels), torch.randn(6, channels, 5, 5)
+        expect(isinstance(block, nn.Module), f"an nn.Module is wanted, and this is of type {type(block).__name__}")
+        norms = any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
+        expect(norms, "there is no batch normalisation: an nn.BatchNorm2d is in front of each convolution")
+        kernels = [(channels, channels, 3, 3)] * 2
+        layers = find_layers(block, x, kernels)
+        for norm in layers[1]:
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.uniform_(norm.bias, -1, 1)
+        orders, before = arrange(*layers, kernels), x.clone()
+        for training in (True, False):
+            found = block.train(training)(x)
+            expect(torch.equal(x, before), "your block overwrites its input, as `x += y` does: write `x + y`")
+            match(found, [preactivation(x, order) + x for order in orders], wrong_preactivations(x, orders))
+        expect(through_shortcut(block, x, orders), "no gradient gets through the shortcut: x is added detached")
+    return "each convolution behind its own BN and ReLU, and the sum goes on as it is"
+
+
+def preactivation(x: Tensor, layers: Layers) -> Tensor:
+    """F(x) of a pre-activation block."""
+    for conv, norm in layers:
+        x = conv(norm(x).relu())
+    return x
+
+
+def through_shortcut(block: nn.Module, x: Tensor, orders: list[Layers]) -> bool:
+    """Whether the gradient reaches the input on both paths."""
+    gradients = []
+    for function in (block, *(lambda x, order=order: preactivation(x, order) + x for order in orders)):
+        x = x.detach().requires_grad_()
+        output = function(x)
+        weights = torch.linspace(-1, 1, output.numel()).view_as(output)
+        gradients.append(torch.autograd.grad(output, x, weights, allow_unused=True, materialize_grads=True)[0])
+    return any(torch.allclose(gradients[0], right, rtol=1e-3, atol=1e-4) for right in gradients[1:])
+
+
+def wrong_preactivations(x: Tensor, orders: list[Layers]) -> dict[str, list[Tensor]]:
+    """What a block with one mistake would put out, by the mistake, for each order of the layers."""
+    outputs = {}
+    for layers in orders:
+        for mistake, output in wrong_outputs(x, *layers).items():
+            outputs.setdefault(mistake, []).append(output)
+    return outputs
+
+
+def wrong_outputs(x: Tensor, first: tuple, second: tuple) -> dict[str, Tensor]:
+    """What each mistake gives, of a block whose layers are (convolution, norm) and (convolution, norm)."""
+    (conv1, norm1), (conv2, norm2) = first, second
+    f = preactivation(x, [first, second])
+    front, inner = norm1(x).relu(), norm2(conv1(norm1(x).relu()))
+    post = norm2(conv2(norm1(conv1(x)).relu()))
+    relu_first = conv2(norm2(conv1(norm1(x.relu())).relu()))
+    return {
+        "this is the original block, post-activation: convolution, then BN, and ReLU after the addition": (
+            (post + x).relu()
+        ),
+        "BN follows each convolution: in a pre-activation block it comes before": post + x,
+        "BN follows each convolution, and only ReLU comes before": norm2(conv2(norm1(conv1(x.relu())).relu())) + x,
+        "a ReLU is left after the addition: the sum goes on as it is": (f + x).relu(),
+        "x is never added: this is a plain stack of layers": f,
+        "ReLU comes before BN: it is BN, ReLU, convolution": relu_first + x,
+        "the shortcut begins after the first BN and ReLU: what is added is the block's input": f + front,
+        "the shortcut begins after the first BN: what is added is the block's input": f + norm1(x),
+        "the shortcut carries relu(x): it carries x as it came in": f + x.relu(),
+        "ReLU comes before the addition: F(x) must be free to be negative": f.relu() + x,
+        "the first ReLU is missing": conv2(norm2(conv1(norm1(x))).relu()) + x,
+        "the second ReLU is missing": conv2(inner) + x,
+        "both ReLUs are missing: without one, the convolutions are a single linear layer": (
+            conv2(norm2(conv1(norm1(x)))) + x
+        ),
+        "the first BN is missing or unused": conv2(norm2(conv1(x.relu())).relu()) + x,
+        "the first BN and ReLU are missing: x goes into the first convolution as it is": conv2(norm2(conv1(x)).relu())
+        + x,
+        "the second BN is missing or unused": conv2(conv1(front).relu()) + x,
+        "the sum goes through BN: nothing follows the addition": norm2(conv2(conv1(front).relu()) + x),
+    }
+
+
+@exercise(
+    "write lesion(network, k): a copy of the network in which the branch of block k is gone and its shortcut stays"
+)
+def check_lesion(lesion: Callable[[ResNet, int], nn.Module]) -> str:
+    """Veit et al. 2016: compared by its outputs, for every block, one that changes the shape among them."""
+    images = torch.randn(8, 3, 8, 8)
+    network = with_statistics(ResNet(Spec((2, 1, 1), (4, 6, 8))), images)
+    for block in network.blocks:
+        nn.init.uniform_(block.bn2.bias, -1, 1)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    whole, blocks = network(images), list(network.blocks)
+    wrong = wrong_lesions(network)
+    for k, block in enumerate(blocks):
+        try:
+            left = lesion(network, k)
+            expect(isinstance(left, nn.Module), f"a network is wanted, and this is of type {type(left).__name__}")
+            outputs = copy.deepcopy(left).eval()(images)
+        except NotImplementedError:
+            raise
+        except RuntimeError as error:
+            expect(
+                block.conv1.stride == (1, 1), f"block {k} changes the shape: not its input is left, but its shortcut"
+            )
+            raise Mistake(f"for block {k}, the network no longer fits together: {error}") from None
+        same = all(torch.equal(before.get(name), tensor) for name, tensor in network.state_dict().items())
+        kept = "the network itself has lost its block: work on a copy.deepcopy, since copy.copy shares the blocks"
+        expect(same and list(network.blocks) == blocks and torch.equal(network.eval()(images), whole), kept)
+        mistakes = {mistake: change(k)(images) for mistake, change in wrong.items()}
+        match(outputs, without_block(network, k)(images), mistakes)
+        mode = (
+            "the network came in evaluation mode and yours is in training mode, where the batch decides: leave the mode"
+        )
+        expect(not left.training, mode)
+    return "block k passes on what its shortcut carries, and the network itself is whole"
+
+
+def wrong_lesions(network: ResNet) -> dict[str, Callable[[int], nn.Module]]:
+    """How each mistake would remove block k."""
+    count = len(network.blocks)
+
+    def changed(k: int, change: Callable[[BasicBlock], None]) -> nn.Module:
+        other = copy.deepcopy(network)
+        change(other.blocks[k])
+        return other
+
+    def without(*which: int) -> nn.Module:
+        other = network
+        for k in which:
+            other = without_block(other, k)
+        return other
+
+    def no_scale(block: BasicBlock) -> None:
+        nn.init.zeros_(block.bn2.weight)
+
+    return {
+        "nothing is removed: this network gives what the whole one does": lambda k: network,
+        "the shortcut is removed instead of the branch: block k is plain now": lambda k: changed(
+            k, lambda block: setattr(block, "shortcut", None)
+        ),
+        "the scale of the last BN is zero and its shift is not: the branch still adds a constant": lambda k: changed(
+            k, no_scale
+        ),
+        "the block after is removed: blocks count from 0": lambda k: without((k + 1) % count),
+        "the block before is removed: blocks count from 0": lambda k: without(k - 1),
+        "all blocks from k on are removed, and only block k should be": lambda k: without(*range(k, count)),
+        "all blocks up to k are removed, and only block k should be": lambda k: without(*range(k + 1)),
+        "all blocks but k are removed, and only block k should be": lambda k: without(
+            *(other for other in range(count) if other != k)
+        ),
+    }
