@@ -4,11 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import papermill
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from papermill.cli import _resolve_type
 
 from helpers import ROOT, notebooks
@@ -41,7 +42,8 @@ def test_a_notebook_is_clean_and_has_a_head_and_one_cell_of_literal_parameters(p
 def test_cells_are_short(path):
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code" and not cell.source.startswith(("import", "from")):
-            assert len(cell.source.splitlines()) <= 10, cell.source
+            lines = [line for line in cell.source.splitlines() if line.strip()]
+            assert len(lines) <= 10, cell.source
 
 
 def write(path, *sources, parameters='profile = "smoke"\nsteps = 4'):
@@ -142,7 +144,7 @@ def test_notebooks_are_found_by_number_name_or_path(tmp_path):
     ],
 )
 def test_a_failing_cell_is_told_and_what_was_executed_is_kept(tmp_path, source, reason):
-    path = write(tmp_path / "01_a.ipynb", "", f"{HOLD}\nprint('so far')", source, "print('never')")
+    path = write(tmp_path / "01_a.ipynb", " ", f"{HOLD}\nprint('so far')", source, "print('never')")
     target = tmp_path / "out.ipynb"
     with pytest.raises(NotebookError) as error:
         execute(path, target, {"profile": "smoke"}, limit=3)
@@ -170,11 +172,8 @@ def test_a_failing_notebook_does_not_stop_the_others(place, capsys):
     assert not (place / "out" / "02_b.ipynb").exists()
     assert printed_by(place / "out" / "03_c.ipynb") == "fine\n"
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert printed[:3] == [
-        f"{k} of 3: {name}".split() for k, name in enumerate(["01_a failed", "02_b failed", "03_c done"], 1)
-    ]
-    assert [line[:2] for line in printed[3:]] == [["failed", "01_a"], ["failed", "02_b"], ["ok", "03_c"]]
-    assert all(float(line[2]) > 0 and line[3] == "s" for line in printed[3:])
+    assert [line[:2] for line in printed] == [["failed", "01_a"], ["failed", "02_b"], ["ok", "03_c"]]
+    assert all(float(line[2]) > 0 and line[3] == "s" for line in printed)
 
 
 MEET = """
@@ -197,14 +196,31 @@ def test_two_at_once_share_the_cores(place, monkeypatch):
     assert printed_by(place / "out" / "01_a.ipynb") == printed_by(place / "out" / "02_b.ipynb") == "3\n"
 
 
+def test_kernels_start_one_after_another(tmp_path, monkeypatch):
+    """Else one may take the ports that another was told are free."""
+
+    def start(path, target, parameters, on_notebook_start, **_):
+        other = FileLock(target.parent / ".starting", timeout=0)
+        with pytest.raises(Timeout):
+            other.acquire()
+        on_notebook_start(notebook=None)
+        with other:
+            return nbformat.v4.new_notebook(metadata={"papermill": {"exception": None}})
+
+    monkeypatch.setattr(papermill, "execute_notebook", start)
+    execute(write(tmp_path / "01_a.ipynb"), tmp_path / "out.ipynb", {"profile": "smoke"})
+
+
 def test_as_many_at_once_as_cores_and_memory_allow(place, monkeypatch):
     counts = []
 
-    def note(paths, jobs, *_):
-        counts.append(jobs)
-        return dict.fromkeys(paths, (0.0, ""))
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, jobs):
+            counts.append(jobs)
+            super().__init__(jobs)
 
-    monkeypatch.setattr(notebooks, "execute_several", note)
+    monkeypatch.setattr(notebooks, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(notebooks, "execute_apart", lambda *_: (0.0, ""))
     for number in range(4):
         write(place / f"0{number}_a.ipynb")
     for cores, gigabytes, jobs in ((3, 100, None), (8, 100, None), (8, 7, None), (8, 1, None), (1, 1, 2), (1, 1, 9)):
@@ -221,10 +237,14 @@ def test_a_stopped_command_leaves_no_kernel(place, stop):
     here = f"from pathlib import Path; from helpers import notebooks; notebooks.NOTEBOOKS = Path({str(place)!r})"
     there = "notebooks.EXECUTED = notebooks.NOTEBOOKS / 'out'; from helpers.__main__ import main; main()"
     command = [sys.executable, "-c", f"{here}; {there}", "notebooks"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
     while not (place / "begun").exists() and process.poll() is None:
         time.sleep(0.05)
-    os.kill(process.pid, stop)
+    if stop == signal.SIGINT:  # as a terminal does it
+        os.killpg(process.pid, stop)
+    else:
+        os.kill(process.pid, stop)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode in (128 + stop, -stop) and "Traceback" not in errors
     assert_no_kernel_runs(place)
@@ -273,11 +293,11 @@ def test_a_file_that_is_no_notebook_is_told_in_a_sentence(tmp_path, text, caplog
 def test_a_place_that_cannot_be_written_is_told_before_anything_runs(place):
     write(place / "01_a.ipynb", "open('ran', 'w')")
     (place / "out").write_text("a file where the folder goes")
-    with pytest.raises(NotebookError, match=r"^cannot write .*/out/01_a\.ipynb \(.*\): move away what is there$"):
+    with pytest.raises(NotebookError, match=r"^cannot write .*/out/01_a\.ipynb: [\w ]+$"):
         execute_all([], "smoke")
     (place / "out").unlink()
     (place / "out" / "01_a.ipynb").mkdir(parents=True)
-    with pytest.raises(NotebookError, match=r"^cannot write .*/out/01_a\.ipynb"):
+    with pytest.raises(NotebookError, match=r"^cannot write .*/out/01_a\.ipynb: [\w ]+$"):
         execute_all([], "smoke")
     assert not (place / "ran").exists()
 

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -30,7 +30,7 @@ NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "build" / "notebooks"
 KERNEL = "python3"
 CELL_LIMIT = 3600  # seconds
-MEMORY = 3e9  # bytes of the machine's memory for each notebook
+MEMORY = 3e9  # bytes of the machine for each notebook: twice what training on drawn images was seen to take
 PROFILES = ["smoke", "quick", "paper"]
 
 
@@ -120,50 +120,34 @@ def execute(path: Path, target: Path, parameters: dict, limit: int = CELL_LIMIT)
 
 def explain(path: Path, target: Path, reason: str) -> str:
     """Which cell failed, numbered as its brackets are, why, and where the partly executed copy is."""
-    code = [cell for cell in nbformat.read(target, as_version=4).cells if cell.cell_type == "code" and cell.source]
-    errors = [(cell, output) for cell in code for output in cell.outputs if output.output_type == "error"]
-    cell = errors[0][0] if errors else [cell for cell in code if cell.metadata.papermill.start_time][-1]
-    line = cell.source.strip().splitlines()[0][:80]
-    reason = reason or f"{errors[0][1].ename}: {errors[0][1].evalue}".removesuffix(": ")
-    reason = " ".join(reason.split())[:300]
-    return f"{path.name} failed in cell {code.index(cell) + 1}, `{line}`\n  {reason}\n  executed so far: {target}"
+    cells = nbformat.read(target, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
+    begun = [number for number, cell in enumerate(code) if cell.metadata.papermill.start_time]
+    errors = [(number, out) for number in begun for out in code[number].outputs if out.output_type == "error"]
+    number, error = errors[0] if errors else (begun[-1], None)
+    line = code[number].source.strip().splitlines()[0][:80]
+    reason = " ".join((reason or f"{error.ename}: {error.evalue}".removesuffix(": ")).split())[:300]
+    return f"{path.name} failed in cell {number + 1}, `{line}`\n  {reason}\n  executed so far: {target}"
 
 
-def execute_apart(environment: dict, *order) -> tuple[float, str]:
-    """Call `execute(*order)` in a process of its own: the seconds it took and, if it failed, what it said."""
+def execute_apart(path: Path, environment: dict, *rest) -> tuple[float, str]:
+    """Call `execute(path, target, *rest)` in a process of its own: the seconds it took and, if it failed, why."""
     begun = time.perf_counter()
-    command = [sys.executable, "-m", "helpers.notebooks", json.dumps(order, default=str)]
-    # What is said goes to a file, since a pipe stays open as long as any process that a cell leaves behind.
-    with TemporaryFile("w+") as said:
-        pipes = {"stdin": subprocess.PIPE, "stdout": said, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(command, env=environment, **pipes) as process:
+    order = json.dumps([path, EXECUTED / path.name, *rest], default=str)
+    # The answer comes in a file, since a pipe stays open as long as any process that a cell leaves behind.
+    with TemporaryFile() as answer:
+        pipes = {"stdin": subprocess.PIPE, "stdout": answer, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen([sys.executable, "-m", "helpers.notebooks", order], env=environment, **pipes) as process:
             code = process.wait()
-        said.seek(0)
-        failure = said.read().strip() or f"{order[0]} failed: its process ended with code {code}"
+        answer.seek(0)
+        failure = answer.read().decode(errors="replace") or f"{path.name} failed: its process ended with code {code}"
     return time.perf_counter() - begun, failure if code else ""
 
 
 def end_with_the_command() -> None:
-    """End this process when the one that holds the other end of its stdin is gone, however that ended.
-
-    The kernel watches its parent and ends too.
-    """
+    """End this process when the one at the other end of its stdin has ended, however; the kernel does the same."""
     os.read(0, 1)
     os._exit(1)
-
-
-def execute_several(paths: list[Path], jobs: int, cores: int, *order) -> dict[Path, tuple[float, str]]:
-    """`jobs` notebooks at a time: for each the seconds it took and, if it failed, what it said."""
-    # torch takes a thread for every core, which is right for one notebook at a time only
-    environment = ({"OMP_NUM_THREADS": str(max(1, cores // jobs))} if jobs > 1 else {}) | os.environ
-    done = {}
-    with ThreadPoolExecutor(jobs) as pool:
-        runs = {pool.submit(execute_apart, environment, path, EXECUTED / path.name, *order): path for path in paths}
-        for run in as_completed(runs):
-            path = runs[run]
-            done[path] = run.result()
-            print(f"{len(done)} of {len(paths)}: {path.stem} {'failed' if done[path][1] else 'done'}", flush=True)
-    return done
 
 
 def execute_all(names: list[str], profile: str, settings=(), jobs: int | None = None, limit: int = CELL_LIMIT) -> None:
@@ -183,11 +167,16 @@ def execute_all(names: list[str], profile: str, settings=(), jobs: int | None = 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     jobs = max(1, min(len(paths), jobs or min(cores, int(memory / MEMORY))))
-    done = execute_several(paths, jobs, cores, parameters, limit)
-    for path in paths:
-        seconds, failure = done[path]
-        print(f"{'failed' if failure else 'ok':6}  {path.stem:30}  {seconds:7.1f} s")
-    if failures := [done[path][1] for path in paths if done[path][1]]:
+    # torch takes a thread for every core, which is right for one notebook at a time only
+    share = {"OMP_NUM_THREADS": str(max(1, cores // jobs))} if jobs > 1 else {}
+    failures = []
+    with ThreadPoolExecutor(jobs) as pool:
+        runs = [pool.submit(execute_apart, path, share | os.environ, parameters, limit) for path in paths]
+        for path, run in zip(paths, runs, strict=True):
+            seconds, failure = run.result()
+            failures += [failure] if failure else []
+            print(f"{'failed' if failure else 'ok':6}  {path.stem:30}  {seconds:7.1f} s", flush=True)
+    if failures:
         raise NotebookError("\n".join(failures))
 
 
@@ -198,7 +187,7 @@ def clear(target: Path) -> None:
         target.touch()
         target.unlink()
     except OSError as error:
-        raise NotebookError(f"cannot write {target} ({error.strerror}): move away what is there") from None
+        raise NotebookError(f"cannot write {target}: {error.strerror}") from None
 
 
 if __name__ == "__main__":  # what execute_apart calls
@@ -207,5 +196,5 @@ if __name__ == "__main__":  # what execute_apart calls
     try:
         execute(Path(path), Path(target), *order)
     except (NotebookError, UnknownNotebook) as error:
-        print(error)
+        sys.stdout.buffer.write(str(error).encode())
         sys.exit(1)
