@@ -1,0 +1,112 @@
+import pytest
+
+from helpers import checks
+
+
+def gate(errors, window=100, threshold=80):
+    for end in range(window, len(errors) + 1, window):
+        if errors[end - window : end].mean() < threshold:
+            return end
+    return None
+
+
+def looped(errors):
+    total = 0.0
+    for step, error in enumerate(errors.tolist(), 1):
+        total += error
+        if step % 100 == 0:
+            if total < 8000:
+                return step
+            total = 0.0
+
+
+def sliding(errors):
+    return next((end for end in range(100, len(errors) + 1) if errors[end - 100 : end].mean() < 80), None)
+
+
+def at_most(errors):
+    return next((end for end in range(100, len(errors) + 1, 100) if errors[end - 100 : end].mean() <= 80), None)
+
+
+def part(errors):
+    return next((min(end, len(errors)) for end in range(100, 600, 100) if errors[end - 100 : end].mean() < 80), None)
+
+
+def lucky(errors):
+    return next((step for step, error in enumerate(errors.tolist(), 1) if error < 80), None)
+
+
+def above(errors):
+    return next((end for end in range(100, len(errors) + 1, 100) if errors[end - 100 : end].mean() > 80), None)
+
+
+@pytest.mark.parametrize("answer", [gate, looped])
+def test_a_right_gate_is_accepted(answer):
+    assert checks.check_gate(answer).state == "right"
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        (lucky, "one lucky batch"),
+        (sliding, "overlap"),
+        (at_most, "exactly 80 %"),
+        (part, "only judged when it is full"),
+        (above, "should be below"),
+        (lambda errors: gate(errors, threshold=20), "accuracy of 80 %"),
+        (lambda errors: gate(errors) and gate(errors) // 100, "number of the window"),
+        (lambda errors: gate(errors) and gate(errors) - 100, "when the window ends"),
+        (lambda errors: -1, "the gate opens after"),
+    ],
+)
+def test_a_wrong_gate_is_told_its_mistake(answer, named):
+    verdict = checks.check_gate(answer)
+    assert verdict.state == "wrong"
+    assert named in verdict.message
+
+
+def rate(step, opened, milestones=(32_000, 48_000), base=0.1):
+    return 0.01 if step < opened else base / 10 ** sum(step >= milestone for milestone in milestones)
+
+
+def in_words(step, opened):
+    if step < opened:
+        return 0.01
+    return 0.1 if step < 32_000 else 0.01 if step < 48_000 else 0.001
+
+
+@pytest.mark.parametrize("answer", [rate, in_words])
+def test_a_right_rate_is_accepted(answer):
+    assert checks.check_rate(answer).state == "right"
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        (
+            lambda step, opened: rate(max(step - opened, 0), 0) if step >= opened else 0.01,
+            "from the opening of the gate",
+        ),
+        (lambda step, opened: min(rate(step, opened), 0.01), "never returns"),
+        (lambda step, opened: rate(step, opened, base=0.01), "too often"),
+        (lambda step, opened: rate(step, 0), "there is no warm-up"),
+        (lambda step, opened: rate(step, opened, (32_000,)), "only the one at 32,000"),
+        (lambda step, opened: rate(step, opened, (48_000,)), "only the one at 48,000"),
+        (lambda step, opened: rate(step, opened, (32_000, 48_000, 48_000)), "twice in all"),
+        (lambda step, opened: rate(step, opened, (32_001, 48_001)), "one step late"),
+        (lambda step, opened: rate(step, opened + 1), "first with 0.1"),
+        (lambda step, opened: 0.1, "the rate is 0.01, and yours is 0.1"),
+    ],
+)
+def test_a_wrong_rate_is_told_its_mistake(answer, named):
+    verdict = checks.check_rate(answer)
+    assert verdict.state == "wrong"
+    assert named in verdict.message
+
+
+@pytest.mark.parametrize("check", [checks.check_gate, checks.check_rate])
+def test_a_stub_is_unsolved(check):
+    def stub(*_):
+        raise NotImplementedError
+
+    assert check(stub).state == "unsolved"
