@@ -277,7 +277,7 @@ def test_a_kernel_that_does_not_start_is_told(tmp_path, monkeypatch):
         "3",
         "{}",
         '{"cells": 3}',
-        '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{}]}',
+        '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"id": "a"}]}',
         "\xff",
     ],
 )
