@@ -3,6 +3,7 @@
 `check_<exercise>(your_answer)` returns a `Verdict`, which a notebook shows. A module for each chapter.
 """
 
+from helpers.checks.degradation import check_judge, check_make_identity, check_match_batch
 from helpers.checks.residual_block import check_block, check_gradient_by_hand, check_one_convolution
 from helpers.checks.signals import check_correlation, check_variances
 from helpers.checks.start_here import check_relu
@@ -14,7 +15,10 @@ __all__ = [
     "check_block",
     "check_correlation",
     "check_gradient_by_hand",
+    "check_judge",
     "check_lesion",
+    "check_make_identity",
+    "check_match_batch",
     "check_one_convolution",
     "check_preactivation",
     "check_relu",
