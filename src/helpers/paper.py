@@ -8,5 +8,5 @@ FOLDER = ROOT / "data" / "paper"
 
 
 def load_table(name: str) -> pd.DataFrame:
-    """A table by the name of its file: "table1", "table6" or "figure6". Raises FileNotFoundError for any other."""
+    """A table by the name of its file, such as "table6". Raises FileNotFoundError if there is none."""
     return pd.read_csv(FOLDER / f"{name}.csv").convert_dtypes()

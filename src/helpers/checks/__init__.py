@@ -5,22 +5,29 @@
 
 from helpers.checks.degradation import check_judge, check_make_identity, check_match_batch
 from helpers.checks.residual_block import check_block, check_gradient_by_hand, check_one_convolution
+from helpers.checks.shortcuts import check_bottleneck, check_extra_parameters, check_option_a
 from helpers.checks.signals import check_correlation, check_variances
 from helpers.checks.start_here import check_relu
 from helpers.checks.verdict import Verdict, reveal
+from helpers.checks.very_deep import check_gate, check_rate
 from helpers.checks.what_matters import check_lesion, check_preactivation, check_weakened
 
 __all__ = [
     "Verdict",
     "check_block",
+    "check_bottleneck",
     "check_correlation",
+    "check_extra_parameters",
+    "check_gate",
     "check_gradient_by_hand",
     "check_judge",
     "check_lesion",
     "check_make_identity",
     "check_match_batch",
     "check_one_convolution",
+    "check_option_a",
     "check_preactivation",
+    "check_rate",
     "check_relu",
     "check_variances",
     "check_weakened",

@@ -1,0 +1,48 @@
+"""Lines from small tables that a notebook has just computed: the index along x, a line for each column."""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from helpers.plotting import SMALL, WIDTH, add_legend, style
+
+SAME = {"residual": "A"}  # drawn in the colour of the shortcut that it has
+
+
+def plot_lines(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """A line for each column, named by it; dashed for "plain"."""
+    ax = ax or plt.subplots(figsize=(WIDTH, 4))[1]
+    for name, values in table.items():
+        line = {"ls": "--", "mfc": "white"} if name == "plain" else {"ls": "-"}
+        ax.plot(values, **style("shortcut", SAME.get(name, name)), **line, markevery=max(1, len(values) // 6))
+        ax.lines[-1].set_label(name)
+    ax.set(xlabel=table.index.name)
+    ax.legend()
+    return ax
+
+
+def plot_panels(tables: dict[str, pd.DataFrame], ylabel: str, stamp: str, **scales: str) -> Figure:
+    """A panel for each table by its title, on one scale; `scales` as xscale="log", yscale="log"."""
+    size = {"figsize": (WIDTH, 3.8), "sharey": True, "squeeze": False, "layout": "constrained"}
+    figure, (axes,) = plt.subplots(1, len(tables), **size)
+    for ax, (title, table) in zip(axes, tables.items(), strict=True):
+        plot_lines(table, ax).set(title=title, **scales)
+    axes[0].set(ylabel=ylabel)
+    add_legend(figure, list(axes))
+    figure.supxlabel(textwrap.fill(stamp, 95), fontsize=SMALL, color="#444444")
+    return figure
+
+
+def describe_lines(tables: dict[str, pd.DataFrame], ylabel: str, stamp: str) -> str:
+    """`plot_panels` in words: where each line begins and ends."""
+    sentences = []
+    for title, table in tables.items():
+        first, last = table.index[0], table.index[-1]
+        ends = [f"{name} from {v.iloc[0]:.3g} to {v.iloc[-1]:.3g}" for name, v in table.items()]
+        sentences.append(
+            f"{title[0].upper()}{title[1:]}, {table.index.name} from {first:g} to {last:g}: {', '.join(ends)}"
+        )
+    return f"{ylabel[0].upper()}{ylabel[1:]}. {'. '.join(sentences)}. Drawn from: {stamp}."
