@@ -1,0 +1,142 @@
+"""Notebook 06: which number is reported, and when two sets of runs differ."""
+
+import pandas as pd
+
+from helpers.checks.verdict import Mistake, exercise, expect
+
+
+def made_up_runs() -> pd.DataFrame:
+    """Two networks, the first with three seeds, whose best step is not the last and whose rows are not in order."""
+    curves = {
+        ("plain-20", 0): [40, 13, 20],
+        ("plain-20", 1): [42, 12, 16],
+        ("plain-20", 2): [43, 14, 21],
+        ("resnet-20", 0): [30, 9, 11],
+    }
+    rows = [
+        {"network": network, "seed": seed, "step": 100 * (i + 1), "train_error": error / 2, "test_error": float(error)}
+        for (network, seed), errors in curves.items()
+        for i, error in enumerate(errors)
+    ]
+    return pd.DataFrame(rows).iloc[[2, 0, 1, 5, 3, 4, 7, 8, 6, 10, 9, 11]].reset_index(drop=True)
+
+
+@exercise("write report(runs): for each network, the mean over its seeds of the test error of the last step")
+def check_report(report) -> str:
+    """report: a table of rows of metrics -> test error by network, percent (a Series)."""
+    runs = made_up_runs()
+    before = runs.copy()
+    found = report(runs)
+    expect(runs.equals(before), "your function changes the table that it is given: work on a copy")
+    expect(isinstance(found, pd.Series), f"a Series by network is wanted, and this is of type {type(found).__name__}")
+    expect(
+        set(found.index) == {"plain-20", "resnet-20"},
+        f"the Series should have one number for each network, and its index is {list(found.index)}",
+    )
+    ordered = runs.sort_values("step")
+    last = ordered.groupby(["network", "seed"]).tail(1)
+    by_network = runs.groupby("network")
+    mistakes = {
+        "that is the best step of each run, chosen by looking at the test set: report the last": runs.groupby(
+            ["network", "seed"]
+        )
+        .test_error.min()
+        .groupby("network")
+        .mean(),
+        "that is the best number of all: of every step and every seed": by_network.test_error.min(),
+        "that is the mean over all steps: only the last counts": by_network.test_error.mean(),
+        "that is the training error": last.groupby("network").train_error.mean(),
+        "that is an accuracy: the error is 100 minus it": 100 - last.groupby("network").test_error.mean(),
+        "your last row is the last in the table, and its rows need not be in the order of steps": runs.groupby(
+            ["network", "seed"]
+        )
+        .tail(1)
+        .groupby("network")
+        .test_error.mean(),
+        "you report one seed of each network: average over its seeds": last[last.seed == 0]
+        .set_index("network")
+        .test_error,
+        "you report the last seed of each network: average over its seeds": last.sort_values("seed")
+        .groupby("network")
+        .test_error.last(),
+        "you report the better of the seeds: average over them": last.groupby("network").test_error.min(),
+        "that is the median over all steps: only the last counts": by_network.test_error.median(),
+    }
+    right = last.groupby("network").test_error.mean()
+    if not same(found, right):
+        for mistake, wrong in mistakes.items():
+            expect(not same(found, wrong), mistake)
+        raise Mistake(
+            f"plain-20 ended at 20, 16 and 21 %, so 19 is to be reported, and yours says {found['plain-20']:g}"
+        )
+    return "the last step of every run, averaged over the seeds. Nothing was chosen."
+
+
+def same(found: pd.Series, wanted: pd.Series) -> bool:
+    return all(abs(float(found[name]) - wanted[name]) < 1e-6 for name in wanted.index)
+
+
+@exercise("write lower(a, b): 'a', 'b' or 'inconclusive', by the rule for an order")
+def check_lower(lower) -> str:
+    """lower: two lists of errors, one a seed -> "a", "b" or "inconclusive"."""
+
+    def rule(a, b, times=2.0, ddof=1, least=3, root=True, total=sum) -> str:
+        a, b = pd.Series(a, dtype=float), pd.Series(b, dtype=float)
+        if min(len(a), len(b)) < least:
+            return "inconclusive"
+        parts = [x.var(ddof=ddof) / (len(x) if root else 1) for x in (a, b)]
+        difference = a.mean() - b.mean()
+        if abs(difference) <= times * total(parts) ** 0.5:
+            return "inconclusive"
+        return "b" if difference > 0 else "a"
+
+    cases = [
+        ([7.0, 7.1, 7.2], [9.0, 9.1, 9.2]),
+        ([9.0, 9.1, 9.2], [7.0, 7.1, 7.2]),
+        ([7.0, 7.1], [9.0, 9.1]),
+        ([7.0], [9.0]),
+        ([7.0, 7.2, 7.4], [7.1, 7.3, 7.5]),
+        ([7.0, 7.2, 7.4], [7.25, 7.45, 7.65]),
+        ([7.0, 7.2, 7.4], [7.35, 7.5, 7.65]),
+        ([7.0, 7.2, 7.4], [7.33, 7.53, 7.73]),
+        ([7.0, 7.2, 7.4, 7.0, 7.4], [7.5, 7.5, 7.5, 7.5, 7.5]),
+        ([7.0, 7.2, 7.4], [7.3, 7.5, 7.7]),
+        ([7.0, 7.2, 7.4], [7.2, 7.4, 7.6]),
+        ([7.1, 7.1, 7.1], [7.1, 7.3, 7.5]),
+    ]
+    found, right = [lower(list(a), list(b)) for a, b in cases], [rule(a, b) for a, b in cases]
+    odd = [answer for answer in found if answer not in ("a", "b", "inconclusive")]
+    expect(not odd, f"the answer is 'a', 'b' or 'inconclusive', and yours was {odd[0] if odd else ''!r}")
+    swap = {"a": "b", "b": "a", "inconclusive": "inconclusive"}
+    mistakes = {
+        "the lower error is the better one, and you name the other": [swap[answer] for answer in right],
+        "with fewer than three seeds a side nothing is decided": [rule(a, b, least=0) for a, b in cases],
+        "with fewer than three seeds a side nothing is decided, and yours decides with two": [
+            rule(a, b, least=2) for a, b in cases
+        ],
+        "you divide by nothing: a standard error is a standard deviation over the root of the number of seeds": [
+            rule(a, b, root=False) for a, b in cases
+        ],
+        "the difference has to exceed twice its standard error, and yours need only exceed it once": [
+            rule(a, b, times=1) for a, b in cases
+        ],
+        "a standard deviation estimated from n seeds divides by n - 1, and yours by n": [
+            rule(a, b, ddof=0) for a, b in cases
+        ],
+        "the variances of both means add up in their difference, and yours has only the larger": [
+            rule(a, b, total=max) for a, b in cases
+        ],
+        "the variances of both means add up in their difference, and yours has only that of a": [
+            rule(a, b, total=lambda parts: parts[0]) for a, b in cases
+        ],
+        "any difference of means decides in yours, however much the seeds scatter": [rule(a, b, 0) for a, b in cases],
+        "yours never decides": ["inconclusive"] * len(cases),
+    }
+    if found != right:
+        for mistake, wrong in mistakes.items():
+            expect(found != wrong, mistake)
+        case = next(i for i, answer in enumerate(found) if answer != right[i])
+        raise Mistake(
+            f"for a = {cases[case][0]} and b = {cases[case][1]} the answer is {right[case]!r}, not {found[case]!r}"
+        )
+    return "three seeds a side at least, and a difference above twice its standard error."
