@@ -4,6 +4,9 @@
 """
 
 from helpers.checks.degradation import check_judge, check_make_identity, check_match_batch
+from helpers.checks.detection import check_average_precision, check_freeze, check_iou
+from helpers.checks.imagenet_networks import check_convolution_cost, check_ten_crop_scores, check_ten_crops
+from helpers.checks.plain_vs_residual import check_lower, check_report
 from helpers.checks.residual_block import check_block, check_gradient_by_hand, check_one_convolution
 from helpers.checks.shortcuts import check_bottleneck, check_extra_parameters, check_option_a
 from helpers.checks.signals import check_correlation, check_variances
@@ -14,14 +17,19 @@ from helpers.checks.what_matters import check_lesion, check_preactivation, check
 
 __all__ = [
     "Verdict",
+    "check_average_precision",
     "check_block",
     "check_bottleneck",
+    "check_convolution_cost",
     "check_correlation",
     "check_extra_parameters",
+    "check_freeze",
     "check_gate",
     "check_gradient_by_hand",
+    "check_iou",
     "check_judge",
     "check_lesion",
+    "check_lower",
     "check_make_identity",
     "check_match_batch",
     "check_one_convolution",
@@ -29,6 +37,9 @@ __all__ = [
     "check_preactivation",
     "check_rate",
     "check_relu",
+    "check_report",
+    "check_ten_crop_scores",
+    "check_ten_crops",
     "check_variances",
     "check_weakened",
     "reveal",

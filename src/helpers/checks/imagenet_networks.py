@@ -1,0 +1,107 @@
+"""Checks of notebook 10: what a convolution costs, ten crops of an image, and what to average over them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from helpers.analysis import multiply_adds
+from helpers.checks.verdict import exercise, expect, match
+from helpers.models import conv
+
+
+@exercise("return the multiply-adds of one convolution: how many outputs there are, times the products in each")
+def check_convolution_cost(cost: Callable[[int, int, int, int, int], int]) -> str:
+    """Table 1: `cost(in_channels, out_channels, kernel, stride, side)` for padding kernel // 2, by the counter."""
+    for ins, outs, kernel, stride, side in ((3, 64, 7, 4, 224), (64, 128, 3, 2, 56), (256, 64, 1, 1, 56)):
+        with torch.device("meta"):
+            right = multiply_adds(conv(ins, outs, kernel, stride), torch.empty(1, ins, side, side))
+        found, places, products = cost(ins, outs, kernel, stride, side), (side // stride) ** 2, ins * kernel**2
+        mistakes = {
+            "it is twice that: a multiplication with its addition is one multiply-add in the paper": 2 * right,
+            "these are the weights: each is used again at every place of the output": outs * products,
+            "a kernel has kernel x kernel weights for each channel: square it": right // kernel,
+            "each output sums over all input channels: in_channels is missing": right // ins,
+            "there is a map for each output channel: out_channels is missing": right // outs,
+            "that is with the side of the input: a stride leaves fewer places": side**2 * outs * products,
+            "the stride shortens both sides of the map: yours shortens one": places * stride * outs * products,
+            "the area of the output counts, and you have its side": side // stride * outs * products,
+        }
+        for mistake, wrong in mistakes.items():
+            expect(found == right or found != wrong, mistake)
+        where = f"{ins} to {outs} channels, {kernel}x{kernel}, stride {stride}, on {side}x{side}"
+        expect(found == right, f"{where}: the counter finds {right:,}, and yours is {found:,}")
+    return "places of the output x output channels x input channels x kernel squared, as the counter finds"
+
+
+def cut(image: Tensor, top: int, left: int, size: int) -> Tensor:
+    return image[:, top : top + size, left : left + size]
+
+
+def five(image: Tensor, size: int, rounding: int = 0, shift: int = 0, inset: int = 0) -> list[Tensor]:
+    """Corners and centre; the centre's odd half pixel goes to `rounding`, it is `shift` off, corners are `inset`."""
+    down, right = image.shape[1] - size, image.shape[2] - size
+    corners = [(top, left) for top in (0, down - inset) for left in (0, right - inset)]
+    middle = ((down + rounding) // 2 + shift, (right + rounding) // 2 + shift)
+    return [cut(image, *place, size) for place in [*corners, middle]]
+
+
+def mirrored(views: list[Tensor], dims: tuple[int, ...] = (2,)) -> list[Tensor]:
+    return views + [view.flip(dims) for view in views]
+
+
+def same_views(found: Tensor, wanted: list[Tensor]) -> bool:
+    """Whether these are the same views, in whatever order."""
+    alike = (found[:, None] == torch.stack(wanted)[None]).flatten(2).all(2)
+    return bool(alike.any(0).all() and alike.any(1).all())
+
+
+@exercise("return ten views (10, 3, size, size) of the image: four corners, the centre, and their mirror images")
+def check_ten_crops(crops: Callable[[Tensor, int], Tensor]) -> str:
+    """Sec. 3.4: `crops(image, size)` for an image (3, h, w), in any order."""
+    for height, width in ((12, 18), (11, 14)):
+        image, size = torch.rand(3, height, width), 8
+        found = crops(image, size)
+        found = found if isinstance(found, Tensor) else torch.stack(list(found))
+        expect(len(found) != 5, "these are five views: the mirror image of each is missing")
+        expect(found.shape == (10, 3, size, size), f"the shape is {tuple(found.shape)}, and (10, 3, 8, 8) is right")
+        views = five(image, size)
+        mistakes = {
+            "the mirror images are missing: every view is there twice": views,
+            "the flipped views are upside down: a mirror swaps left and right": mirrored(views, (1,)),
+            "the flipped views are turned by half: a mirror swaps left and right only": mirrored(views, (1, 2)),
+            "the corners at the bottom and right stop a pixel short": mirrored(five(image, size, inset=1)),
+            "the centre is a pixel off": mirrored(five(image, size, rounding=1, shift=1)),
+            "the centre is a pixel off to the other side": mirrored(five(image, size, shift=-1)),
+            "there are the four corners, and no centre": mirrored(views[:4]),
+            "there is the centre, and no corner": mirrored(views[4:]),
+        }
+        if any(same_views(found, mirrored(five(image, size, rounding))) for rounding in (0, 1)):
+            continue
+        for mistake, wrong in mistakes.items():
+            expect(not same_views(found, wrong), mistake)
+        expect(False, "some views are not corners, centre or their mirror images: look at each start, top and left")
+    return "corners, centre and mirrors; on an odd margin either middle will do"
+
+
+@exercise("return the scores (n, classes): the ten crops' softmax scores, averaged")
+def check_ten_crop_scores(scores: Callable[[nn.Module, Tensor], Tensor]) -> str:
+    """Table 3: `scores(network, crops)` for crops (10, n, 3, h, w)."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).requires_grad_(False)
+    crops = 3 * torch.randn(10, 4, 3, 4, 4)
+    logits = torch.stack([network(view) for view in crops])
+    each = logits.softmax(2)
+    mistakes = {
+        "the logits are averaged before the softmax: softmax comes first": logits.mean(0).softmax(1),
+        "these are logits: softmax is missing": logits.mean(0),
+        "the scores are summed: divide by ten": each.sum(0),
+        "softmax runs over the ten crops: it belongs over the classes": logits.softmax(0).mean(0),
+        "softmax runs over the images: it belongs over the classes": logits.softmax(1).mean(0),
+        "these are logarithms of the scores: average the scores themselves": logits.log_softmax(2).mean(0),
+        "this is the highest score over the crops: average them": each.amax(0),
+        "this is one crop's score: average over all ten": list(each),
+        "the average runs over the images: it belongs over the crops": each.mean(1),
+        "these are the ten crops' scores: they are to be averaged": each,
+    }
+    match(scores(network, crops), each.mean(0), mistakes)
+    return "each crop votes with its own probabilities"

@@ -1,0 +1,114 @@
+import pytest
+import torch
+from mutants import assert_named, parametrised, stub
+from torch.nn.functional import softmax
+from torchvision.transforms.v2.functional import ten_crop
+
+from helpers import checks
+
+
+def cost(ins, outs, kernel, stride, side):
+    return ins * outs * kernel**2 * (side // stride) ** 2
+
+
+@parametrised(
+    {
+        "twice": (lambda *a: 2 * cost(*a), "twice that"),
+        "parameters": (lambda i, o, k, s, n: i * o * k * k, "these are the weights"),
+        "kernel once": (lambda i, o, k, s, n: i * o * k * (n // s) ** 2, "square it"),
+        "no inputs": (lambda i, o, k, s, n: o * k**2 * (n // s) ** 2, "in_channels is missing"),
+        "no outputs": (lambda i, o, k, s, n: i * k**2 * (n // s) ** 2, "out_channels is missing"),
+        "input side": (lambda i, o, k, s, n: i * o * k**2 * n**2, "side of the input"),
+        "stride once": (lambda i, o, k, s, n: i * o * k**2 * n**2 // s, "yours shortens one"),
+        "side for area": (lambda i, o, k, s, n: i * o * k**2 * (n // s), "you have its side"),
+        "unknown": (lambda *a: cost(*a) + 1, "the counter finds"),
+    }
+)
+def test_a_wrong_cost_is_named(mutant, phrase):
+    assert_named(checks.check_convolution_cost(mutant), phrase)
+
+
+@pytest.mark.parametrize("answer", [cost, lambda i, o, k, s, n: i * o * k * k * ((n + 2 * (k // 2) - k) // s + 1) ** 2])
+def test_a_right_cost_is_accepted(answer):
+    assert checks.check_convolution_cost(answer).state == "right"
+
+
+def crops(image, size, inset=0, shift=0, rounding=0, views=slice(None), dims=(2,)):
+    down, right = image.shape[1] - size, image.shape[2] - size
+    places = [(0, 0), (0, right - inset), (down - inset, 0), (down - inset, right - inset)]
+    places.append(((down + rounding) // 2 + shift, (right + rounding) // 2 + shift))
+    found = torch.stack([image[:, y : y + size, x : x + size] for y, x in places])[views]
+    return torch.cat([found, found.flip([d + 1 for d in dims])])
+
+
+@parametrised(
+    {
+        "five": (lambda i, s: crops(i, s)[:5], "five views"),
+        "twice": (lambda i, s: crops(i, s)[:5].repeat(2, 1, 1, 1), "every view is there twice"),
+        "upside down": (lambda i, s: crops(i, s, dims=(1,)), "upside down"),
+        "turned": (lambda i, s: crops(i, s, dims=(1, 2)), "turned by half"),
+        "inset": (lambda i, s: crops(i, s, inset=1), "stop a pixel short"),
+        "centre": (lambda i, s: crops(i, s, rounding=1, shift=1), "centre is a pixel off"),
+        "centre the other way": (lambda i, s: crops(i, s, shift=-1), "to the other side"),
+        "no centre": (lambda i, s: crops(i, s, views=[0, 1, 2, 3, 0]), "no centre"),
+        "only centre": (lambda i, s: crops(i, s, views=[4] * 5), "no corner"),
+        "noise": (lambda i, s: torch.rand(10, 3, s, s), "some views"),
+        "size": (lambda i, s: crops(i, s - 1), "the shape is"),
+    }
+)
+def test_wrong_crops_are_named(mutant, phrase):
+    assert_named(checks.check_ten_crops(mutant), phrase)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        crops,
+        lambda i, s: crops(i, s, rounding=1),
+        lambda i, s: crops(i, s).flip(0),
+        lambda i, s: list(crops(i, s)),
+        ten_crop,
+    ],
+)
+def test_right_crops_are_accepted(answer):
+    assert checks.check_ten_crops(answer).state == "right"
+
+
+def logits(network, crops):
+    return torch.stack([network(view) for view in crops])
+
+
+@parametrised(
+    {
+        "logits": (lambda n, c: logits(n, c).mean(0).softmax(1), "before the softmax"),
+        "no softmax": (lambda n, c: logits(n, c).mean(0), "softmax is missing"),
+        "sum": (lambda n, c: logits(n, c).softmax(2).sum(0), "divide by ten"),
+        "over crops": (lambda n, c: logits(n, c).softmax(0).mean(0), "over the ten crops"),
+        "over images": (lambda n, c: logits(n, c).softmax(1).mean(0), "over the images"),
+        "logarithms": (lambda n, c: logits(n, c).log_softmax(2).mean(0), "logarithms"),
+        "highest": (lambda n, c: logits(n, c).softmax(2).amax(0), "highest"),
+        "one": (lambda n, c: n(c[4]).softmax(1), "one crop's"),
+        "images": (lambda n, c: logits(n, c).softmax(2).mean(1), "over the crops"),
+        "no average": (lambda n, c: logits(n, c).softmax(2), "are to be averaged"),
+        "labels": (lambda n, c: logits(n, c).softmax(2).mean(0).argmax(1), "the shape is"),
+    }
+)
+def test_wrong_scores_are_named(mutant, phrase):
+    assert_named(checks.check_ten_crop_scores(mutant), phrase)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda n, c: logits(n, c).softmax(-1).mean(0),
+        lambda n, c: softmax(n(c.flatten(0, 1)), 1).unflatten(0, c.shape[:2]).mean(0),
+        lambda n, c: sum(n(view).softmax(1) for view in c) / 10,
+    ],
+)
+def test_right_scores_are_accepted(answer):
+    assert checks.check_ten_crop_scores(answer).state == "right"
+
+
+@pytest.mark.parametrize("check", ["check_convolution_cost", "check_ten_crops", "check_ten_crop_scores"])
+def test_a_stub_is_unsolved(check):
+    assert getattr(checks, check)(stub).state == "unsolved"
