@@ -40,7 +40,11 @@ def check_variances(variances: Callable[[nn.Module, Tensor], Tensor]) -> str:
 def as_tensor(found):
     """A tensor of numbers that came in a list, a tuple or a dictionary; anything else as it is."""
     values = list(found.values()) if isinstance(found, dict) else found
-    return torch.tensor([float(value) for value in values]) if isinstance(values, list | tuple) else values
+    return (
+        torch.tensor([float(torch.as_tensor(value).detach()) for value in values])
+        if isinstance(values, list | tuple)
+        else values
+    )
 
 
 def measure(network: nn.Module, images: Tensor, kind: type | tuple, take: Callable, training: bool = True) -> Tensor:
