@@ -16,7 +16,7 @@ test: .venv/dev
 	$(BIN)/python -m pytest
 
 lab: .venv/course
-	$(BIN)/jupyter lab notebooks
+	cd notebooks && ../$(BIN)/jupyter lab 00_start_here.ipynb
 
 figures: .venv/course
 	$(BIN)/python -m helpers figures

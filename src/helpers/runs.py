@@ -1,6 +1,7 @@
-"""Runs on disk: recorded so that a kill at any moment loses at most an interval, and read back as tables.
+"""Runs recorded on disk, so that a kill at any moment loses at most an interval.
 
-A run's folder is `<suite>/<name>/seed-<k>/`; README.md in `data/runs/` says what its files hold.
+A run's folder is `<suite>/<name>/seed-<k>/`; README.md in `data/runs/` says what its files hold. `records` reads them
+back; what notebooks need of it can be had from here too.
 """
 
 import dataclasses
@@ -18,25 +19,21 @@ import filelock
 import pandas as pd
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from tqdm import tqdm
 
 from helpers import ROOT
 from helpers.analysis import gradient_norms, layer_responses
 from helpers.data import Data, load_data, mean_image, normalise
 from helpers.experiments import Run
-from helpers.models import ResNet
+from helpers.records import ABOUT, CHECKPOINT, METRICS, WEIGHTS, RunError, read_about, read_rows, read_table
+from helpers.records import load_network as load_network
+from helpers.records import load_runs as load_runs
+from helpers.records import load_series as load_series
+from helpers.records import tabulate as tabulate
 from helpers.step import PathError
 from helpers.train import CheckpointError, Config, NotFinite, State, divide, load, save, start, train, write
 
-ABOUT, METRICS = "run.json", "metrics.jsonl"
-WEIGHTS, CHECKPOINT = "weights.safetensors", "checkpoint.safetensors"
-MEND = "put a whole copy of it back, or remove the folder to start over"
 GRADIENTS_AT = 4  # gradients are recorded at the start and at every quarter of the schedule
-
-
-class RunError(RuntimeError):
-    """A run folder that cannot be recorded into or read."""
 
 
 def record(
@@ -249,109 +246,6 @@ def append(path: Path, row: dict) -> None:
         file.write(json.dumps(row) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def read_rows(folder: Path) -> list[dict]:
-    """The rows of a folder's `metrics.jsonl`, without a last line that a kill left unterminated.
-
-    Raises RunError, with the line's number, if any other is damaged.
-    """
-    path, rows = folder / METRICS, []
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            row["step"]
-        except (KeyError, TypeError, ValueError):
-            raise RunError(f"{path} is damaged in line {number}: {MEND}") from None
-        rows.append(row)
-    return rows
-
-
-def read_about(folder: Path) -> dict | None:
-    """The contents of a folder's `run.json`; None if nothing is recorded in it. Raises RunError if it is damaged."""
-    path = folder / ABOUT
-    if not path.exists():
-        if kept := [name for name in (METRICS, CHECKPOINT, WEIGHTS) if (folder / name).exists()]:
-            raise RunError(f"{path} is missing beside {kept[0]}: {MEND}")
-        return None
-    try:
-        about = json.loads(path.read_bytes())
-        about["config"] = Config.from_dict(about["config"]).as_dict()  # older files lack what is at its default
-        about["name"], about["seed"], about["data"]["md5"], about["path"], about["stretches"], about["finished"]
-    except (KeyError, TypeError, ValueError):
-        raise RunError(f"{path} is damaged or of another version of this program: {MEND}") from None
-    return about
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except ValueError:
-        raise RunError(f"{path} is damaged: {MEND}") from None
-
-
-def load_network(folder: str | Path) -> ResNet:
-    """The trained network of a recorded run, in evaluation mode, on the CPU. Raises RunError if it was not kept."""
-    about, path = read_about(Path(folder)), Path(folder) / WEIGHTS
-    if about is None or not path.exists():
-        raise RunError(f"{folder} holds no trained network: its {ABOUT} or {WEIGHTS} is missing")
-    network = ResNet(Config.from_dict(about["config"]).spec)
-    try:
-        network.load_state_dict(safetensors.torch.load_file(path))
-    except (SafetensorError, RuntimeError):
-        raise RunError(f"{path} is damaged or of another network than {ABOUT} says: {MEND}") from None
-    return network.eval()
-
-
-def run_folders(directory: str | Path = ROOT / "data" / "runs", suite: str = "*") -> list[Path]:
-    """The folders of a suite's runs, or of all suites'."""
-    return sorted(path.parent for path in Path(directory).glob(f"{suite}/*/seed-*/{ABOUT}"))
-
-
-def load_runs(directory: str | Path = ROOT / "data" / "runs", suite: str = "*") -> pd.DataFrame:
-    """All rows of metrics as one tidy table, a row per run and evaluation; empty if nothing is recorded.
-
-    Columns: suite, network, depth, kind ("plain" or "residual"), shortcut, seed, data, precision, steps (of the
-    schedule), finished, then those of the metrics: step, lr, losses in nats, errors in percent, seconds.
-    """
-    tables = []
-    for folder in run_folders(directory, suite):
-        about = read_about(folder)
-        tables.append(tabulate(folder.parent.parent.name, about, read_rows(folder)))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def tabulate(suite: str, about: dict, rows: list[dict]) -> pd.DataFrame:
-    """Rows of metrics with what identifies their run, from the contents of its `run.json`, in every row."""
-    spec = Config.from_dict(about["config"]).spec
-    return pd.DataFrame(rows).assign(
-        suite=suite,
-        network=about["name"],
-        depth=spec.depth,
-        kind="plain" if spec.shortcut == "plain" else "residual",
-        shortcut=spec.shortcut,
-        seed=about["seed"],
-        data=about["data"]["name"],
-        precision=about["path"]["precision"],
-        steps=about["config"]["schedule"]["steps"],
-        finished=about["finished"],
-    )
-
-
-def load_series(file: str, directory: str | Path = ROOT / "data" / "runs", suite: str = "*") -> pd.DataFrame:
-    """`responses.csv` or `gradients.csv` of every run that has it, with columns suite, network, seed in front."""
-    tables = []
-    for folder in run_folders(directory, suite):
-        if (folder / file).exists():
-            table = read_table(folder / file)
-            suite_name, name, seed = folder.parts[-3:]
-            for position, (column, value) in enumerate(
-                {"suite": suite_name, "network": name, "seed": int(seed.removeprefix("seed-"))}.items()
-            ):
-                table.insert(position, column, value)
-            tables.append(table)
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def progress(run: Run, directory: str | Path) -> str:
