@@ -3,6 +3,7 @@
 `check_<exercise>(your_answer)` returns a `Verdict`, which a notebook shows. A module for each chapter.
 """
 
+from helpers.checks.cifar_networks import check_build, check_count, check_draw
 from helpers.checks.degradation import check_judge, check_make_identity, check_match_batch
 from helpers.checks.detection import check_average_precision, check_freeze, check_iou
 from helpers.checks.imagenet_networks import check_convolution_cost, check_ten_crop_scores, check_ten_crops
@@ -20,8 +21,11 @@ __all__ = [
     "check_average_precision",
     "check_block",
     "check_bottleneck",
+    "check_build",
     "check_convolution_cost",
     "check_correlation",
+    "check_count",
+    "check_draw",
     "check_extra_parameters",
     "check_freeze",
     "check_gate",
