@@ -96,6 +96,7 @@ def test_ten_crops_are_views_of_the_resized_image():
     assert views.shape == (10, 1, 3, 64, 64)
     corners = views[[1, 0, 3, 2]].flip(-1)
     assert torch.equal(views[5:9], corners), "the left of the mirror image is the right of the image"
+    assert float(views[0, 0, 1, -1].mean()) == pytest.approx(63 / 72, abs=0.01), "64 of 73 rows"
     assert views[0, 0, 0, 0, 0] < 0.02 and views[3, 0, 0, -1, -1] > 0.98
     across, down = views[4, 0, 0].mean(), views[4, 0, 1].mean()
     assert (float(across), float(down)) == pytest.approx((0.5, 0.5), abs=0.01)
