@@ -24,7 +24,7 @@ def plot_pictures(images: list[Tensor], titles: list[str], stamp: str, columns: 
     for ax in axes.flat:
         ax.axis("off")
     for ax, image, title in zip(axes.flat, images, titles, strict=False):
-        ax.imshow(image.permute(1, 2, 0))
+        ax.imshow(image.permute(1, 2, 0).numpy())
         ax.set_title(title, fontsize=SMALL)
     figure.supxlabel(textwrap.fill(stamp, 95), fontsize=SMALL, color="#444444")
     return figure
