@@ -20,6 +20,7 @@ lab: .venv/course
 
 figures: .venv/course
 	$(BIN)/python -m helpers figures
+	$(BIN)/python -m helpers results
 
 lint: .venv/dev
 	$(BIN)/ruff check

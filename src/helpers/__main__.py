@@ -55,12 +55,15 @@ def suite(
     seed: Annotated[list[int] | None, typer.Option(help="only these seeds; repeat for more")] = None,
     out: Annotated[Path | None, typer.Option(help="instead of data/runs/NAME (smoke: build/runs/NAME)")] = None,
     time_limit: TimeLimit = None,
-    list_: Annotated[bool, typer.Option("--list", help="say what is done and what is missing; train nothing")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="say what is done and how long the rest takes; train nothing")
+    ] = False,
     data_root: Root = ROOT / "data",
 ) -> None:
     """Do what is missing of a suite of runs."""
     from helpers import experiments
     from helpers.data import load_data
+    from helpers.outlook import outlook
     from helpers.runs import progress, record_suite
 
     chosen = experiments.suite(name)
@@ -68,8 +71,7 @@ def suite(
     out = (out or (ROOT / "build" / "runs" if name == "smoke" else RUNS) / name).resolve()
     if not list_ and any(progress(run, out) != "done" for run in runs):
         record_suite(runs, out, load_data(chosen.data, data_root), time_limit, half_weights=out.parent == RUNS)
-    for run in runs:
-        print(f"{run.name} seed {run.config.seed}: {progress(run, out)}")
+    print("\n".join(outlook(runs, out)))
 
 
 @app.command()
@@ -109,6 +111,21 @@ def figures(
         raise typer.Exit(1 if faults else 0)
     for path, words in draw(names or []).items():
         print(f"{path}.svg and .png: {words}")
+
+
+@app.command()
+def results(
+    check: Annotated[bool, typer.Option("--check", help="only say whether they are stale: code 1 if so")] = False,
+) -> None:
+    """Write the tables of what is recorded into README.md."""
+    from helpers.results import stale, tables, write_tables
+
+    if check:
+        faults = stale()
+        print("\n".join(faults) or "the tables are those of what is recorded")
+        raise typer.Exit(1 if faults else 0)
+    write_tables()
+    print(tables())
 
 
 def stop(number: int, _frame) -> None:

@@ -1,0 +1,168 @@
+"""How far runs have come, how long the rest would take on this machine, and recording it."""
+
+import dataclasses
+import functools
+import math
+import statistics
+import textwrap
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from helpers import ROOT
+from helpers.analysis import count_cost
+from helpers.data import load_data
+from helpers.experiments import Run, select, suite
+from helpers.models import Spec
+from helpers.records import read_about, read_rows, run_folders
+from helpers.runs import device_name, progress, record_suite
+from helpers.step import choose_path, examine
+from helpers.train import Config
+
+RUNS = ROOT / "data" / "runs"
+
+
+class Pace(NamedTuple):
+    """How fast a net was trained, and where."""
+
+    name: str  # of the experiment
+    source: str  # where it is recorded, in words
+    site: str
+    spec: Spec
+    rate: float  # training images per second of wall time, evaluations included
+
+
+def site(path: dict, device: str) -> str:
+    """What two runs must share for the speed of one to tell that of the other; `device` in words, as runs name it."""
+    # compiling gains little on a CPU (benchmarks/cpu.md), and threads matter nowhere else
+    compiled = "compiled" if path["compiled"] else "not compiled"
+    how = f"CPU threads: {path['threads']}" if path["device"] == "cpu" else compiled
+    return f"{device}, {path['precision']}, {how}"
+
+
+def paces(directory: Path, suite: str = "*") -> list[Pace]:
+    """Of every run, finished or begun, that stayed on one device."""
+    found = []
+    for folder in run_folders(directory, suite):
+        about, rows = read_about(folder), read_rows(folder)
+        config, devices = Config.from_dict(about["config"]), {stretch["device"] for stretch in about["stretches"]}
+        times = [(0, 0.0), *((row["step"], row["seconds"]) for row in rows)]
+        rates = [config.batch_size * (b - a) / (end - begun) for (a, begun), (b, end) in pairwise(times) if end > begun]
+        if len(devices) == 1 and rates:
+            # kernels may be compiled in the first interval; the median, since a machine may be paused in others
+            rate = statistics.median(rates[1:] or rates)
+            source = "/".join(folder.parts[-3:-1])
+            found.append(Pace(about["name"], source, site(about["path"], devices.pop()), config.spec, rate))
+    return found
+
+
+@functools.cache
+def multiply_adds(spec: Spec) -> int:
+    return count_cost(spec)["multiply_adds"]
+
+
+def nearest(run: Run, known: list[Pace]) -> Pace:
+    """The run's own experiment if it is among `known`, else the net most like it in multiply-adds."""
+    spec = run.config.spec
+
+    def unlike(pace: Pace) -> tuple:
+        ratio = multiply_adds(pace.spec) / multiply_adds(spec)
+        return pace.name != run.name, abs(math.log(ratio)), pace.spec.shortcut != spec.shortcut
+
+    return min(known, key=unlike)
+
+
+def remaining(run: Run, directory: Path) -> tuple[int, str]:
+    """The steps that a run has yet to take, and the `site` where it will.
+
+    No step is left of a run whose folder holds another configuration: it cannot be recorded there.
+    """
+    folder, config = directory / run.name / f"seed-{run.config.seed}", run.config
+    about, rows = read_about(folder), read_rows(folder)
+    gpu = torch.cuda.is_available()
+    if about is None:
+        path = dataclasses.asdict(choose_path(examine("cuda" if gpu else "cpu"), config.precision, config.compiled))
+    else:
+        path = about["path"]  # a run goes on as it was begun
+    here = "a GPU (there is none here)" if path["device"] == "cuda" and not gpu else device_name(path["device"])
+    over = about is not None and (about["finished"] or about["config"] != config.as_dict())
+    done = rows[-1]["step"] if rows else 0
+    return 0 if over else config.schedule.steps - done, site(path, here)
+
+
+def in_words(seconds: float) -> str:
+    if seconds < 3600:
+        return f"{max(1, seconds / 60):.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 36_000 else f"{seconds / 3600:,.0f} h"
+
+
+def outlook(
+    runs: list[Run], directory: Path, live: tuple[Spec, float] | None = None, recorded: Path = RUNS
+) -> list[str]:
+    """Lines that say how far each run has come in `directory`, and about how long the rest takes on this machine.
+
+    The time is that of the images left at the rate of the `nearest` run recorded on such a device, scaled by
+    multiply-adds. Where there is none it is at the rate of `live`, a net trained just now and its images per second;
+    without that it is said to be unknown.
+    """
+    directory = Path(directory).resolve()
+    known = paces(recorded)
+    if directory.parent != recorded:
+        known += paces(directory.parent, directory.name)
+    words = [f"{run.name} seed {run.config.seed}: {progress(run, directory)}" for run in runs]
+    left = [remaining(run, directory) for run in runs]
+    width = max((len(text) for text, (steps, _) in zip(words, left, strict=True) if steps), default=0)
+    lines, times, unknown = [], [], set()
+    for run, text, (steps, where) in zip(runs, words, left, strict=True):
+        alike = [pace for pace in known if pace.site == where]
+        if not alike and live:
+            alike = [Pace("", "the net trained above", where, *live)]
+        if steps == 0:
+            lines.append(text)
+        elif alike:
+            pace = nearest(run, alike)
+            scale = multiply_adds(run.config.spec) / multiply_adds(pace.spec)
+            times.append(steps * run.config.batch_size / pace.rate * scale)
+            how = "as" if pace.name == run.name else "scaled from"
+            lines.append(f"{text:<{width}}  {'~' + in_words(times[-1]):>7}, {how} {pace.source}")
+        else:
+            unknown.add(where)
+            lines.append(f"{text:<{width}}  unknown")
+    return lines + conclude(times, unknown)
+
+
+def conclude(times: list[float], unknown: set[str]) -> list[str]:
+    """What all that is missing takes together, of times in seconds, and what it would take to know the rest."""
+    said = []
+    if times:
+        said.append(
+            f"About {in_words(sum(times))} in all on this machine, one run after another. This is an estimate: images "
+            "left at the rate at which the run named was recorded, scaled by multiply-adds if its net is another."
+        )
+    if unknown:
+        said.append(
+            f"How long the unknown ones take cannot be said: no run is recorded on {' or on '.join(sorted(unknown))}. "
+            "Recording for two minutes would tell: --time-limit 120 in place of --list."
+        )
+    return ["", *(line for text in said for line in textwrap.wrap(text, 80, break_on_hyphens=False))] if said else []
+
+
+def record_missing(
+    name: str,
+    only: list[str] | None = None,
+    seeds: list[int] | None = None,
+    live: tuple[Spec, float] | None = None,
+    directory: Path | None = None,
+) -> None:
+    """Say how long the missing runs of the suite `name` will take, as `outlook` has it, then record them.
+
+    `only` these experiments and `seeds`, by default all, in `data/runs/<name>` or `directory`. Raises what `select`
+    and `record_suite` do.
+    """
+    chosen, directory = suite(name), directory or RUNS / name
+    runs = select(chosen, only, seeds)
+    print("\n".join(outlook(runs, directory, live)), flush=True)
+    if any(progress(run, directory) != "done" for run in runs):
+        record_suite(runs, directory, load_data(chosen.data), half_weights=directory.parent == RUNS)

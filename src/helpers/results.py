@@ -1,0 +1,147 @@
+"""The tables of what is recorded, and their one writer: README.md between two marks."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from helpers import ROOT
+from helpers.analysis import count_cost
+from helpers.paper import load_table
+from helpers.records import read_about, read_rows, run_folders, tabulate
+from helpers.train import Config, write
+
+README, FIGURES, RUNS = ROOT / "README.md", ROOT / "figures", ROOT / "data" / "runs"
+BEGIN, END = "<!-- results: python -m helpers results -->", "<!-- /results -->"
+NONE = "No run of the suite `paper` is finished yet, so there is nothing to set beside the paper's numbers."
+NOTES = (
+    "Paper: test error; mean ± standard deviation of five runs where it gives them; * read off Fig. 6, ± 0.05. Ours: "
+    "test error at the last iteration. Best: the lowest of each run's evaluations, selected on the test set, therefore "
+    "too low, and no result."
+)
+PICTURES = {
+    "curves": "Training and test error against steps",
+    "errors": "Training and test error against the number of layers",
+    "responses": "Standard deviation of each layer's response",
+}
+
+
+class ReadmeError(RuntimeError):
+    """The README has no place for the tables."""
+
+
+def load_ends(directory: Path = RUNS) -> pd.DataFrame:
+    """A row for each finished run: the last one of `load_runs`, and four columns more.
+
+    They are `best`, the lowest test error of all evaluations; `spec`; `processor`, the device in words; and `machine`,
+    the GPU's name or "CPU".
+    """
+    ends = []
+    for folder in run_folders(directory):
+        about, rows = read_about(folder), read_rows(folder)
+        if about["finished"]:
+            table, kind = tabulate(folder.parts[-3], about, rows), about["path"]["device"]
+            processor = " and ".join(sorted({stretch["device"] for stretch in about["stretches"]}))
+            machine = processor if kind == "cuda" else kind.upper()
+            more = {"spec": Config.from_dict(about["config"]).spec, "processor": processor, "machine": machine}
+            ends.append(table.iloc[-1].to_dict() | {"best": table.test_error.min()} | more)
+    return pd.DataFrame(ends)
+
+
+def spread(values: pd.Series) -> str:
+    """Mean and, of several seeds, standard deviation."""
+    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
+
+
+def minutes(net: pd.DataFrame) -> str:
+    """Of one run, in the mean over seeds, by the machine that they were on."""
+    return ", ".join(f"{runs.seconds.mean() / 60:,.0f} ({machine})" for machine, runs in net.groupby("machine"))
+
+
+def published() -> dict[str, str]:
+    """The paper's test error by network: of Table 6, and for the plain nets what can be read off Fig. 6."""
+    plain = load_table("figure6").query("network.str.startswith('plain')")
+    found = {row.network: f"{row.test_error:.2f}*" for row in plain.itertuples()}
+    for row in load_table("table6").query("method == 'ResNet'").itertuples():
+        one = f"{row.test_error:.2f}"
+        found[f"resnet-{row.layers}"] = one if pd.isna(row.mean) else f"{row.mean:.2f} ± {row.std:.2f}"
+    return found
+
+
+def paper_rows(ends: pd.DataFrame) -> list[dict[str, str]]:
+    """A row for each network of these runs, of the suite `paper`: its errors beside those that the paper prints."""
+    paper = published()
+    return [
+        {
+            "net": name,
+            "parameters": f"{count_cost(net.spec.iloc[0])['parameters']:,}",
+            "paper": paper.get(name, "–"),
+            "ours": spread(net.test_error),
+            "seeds": f"{len(net)}",
+            "best, selected on the test set": spread(net.best),
+            "training error": spread(net.train_error),
+            "minutes": minutes(net),
+        }
+        for (_, _, name), net in ends.groupby(["kind", "depth", "network"])
+    ]
+
+
+def other_rows(ends: pd.DataFrame) -> list[dict[str, str]]:
+    """A row for each network of these runs, of other suites."""
+    identity = ["suite", "kind", "depth", "network", "precision", "steps"]
+    return [
+        {
+            "suite": suite,
+            "network": name,
+            "precision": precision,
+            "steps": f"{steps:,}",
+            "training error": spread(net.train_error),
+            "test error": spread(net.test_error),
+            "seeds": f"{len(net)}",
+            "minutes": minutes(net),
+        }
+        for (suite, _, _, name, precision, steps), net in ends.groupby(identity)
+    ]
+
+
+def as_markdown(rows: list[dict[str, str]]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def pictures(suite: str, names: list[str]) -> list[str]:
+    """Those of the suite's figures that have been drawn."""
+    drawn = [name for name in names if (FIGURES / f"{suite}-{name}.svg").exists()]
+    return [f"![{PICTURES[name]}, suite {suite}.](figures/{suite}-{name}.svg)" for name in drawn]
+
+
+def tables(directory: Path = RUNS) -> str:
+    """What is recorded, as Markdown: the suite `paper` beside the paper's numbers, then every other suite."""
+    ends = load_ends(directory)
+    if ends.empty:
+        return NONE
+    full, others = ends[ends.suite == "paper"], ends[ends.suite != "paper"]
+    parts = [as_markdown(paper_rows(full)), NOTES, *pictures("paper", list(PICTURES))] if len(full) else [NONE]
+    if len(others):
+        parts += [as_markdown(other_rows(others)), *pictures("quick", ["curves"])]
+    if processors := sorted(ends.processor[ends.machine == "CPU"].unique()):
+        parts.append(f"CPU: {'; '.join(processors)}.")
+    return "\n\n".join(parts)
+
+
+def renewed(readme: Path = README, directory: Path = RUNS) -> str:
+    """The README's text with the tables of what is recorded. Raises ReadmeError if it lacks the two marks."""
+    before, begin, rest = readme.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ReadmeError(f"{readme} has no place for the tables: put the lines {BEGIN} and {END} where they belong")
+    return f"{before}{BEGIN}\n\n{tables(directory)}\n\n{END}{after}"
+
+
+def write_tables(readme: Path = README, directory: Path = RUNS) -> None:
+    write(readme, renewed(readme, directory).encode())
+
+
+def stale(readme: Path = README, directory: Path = RUNS) -> list[str]:
+    """A sentence if the README's tables are other than those of what is recorded."""
+    same = readme.read_text() == renewed(readme, directory)
+    return [] if same else [f"the tables in {readme} are stale: python -m helpers results writes them anew"]
