@@ -71,18 +71,20 @@ def usual(depth: int, workers: int):
 
 def ours(depth: int, precision: str, compiled: bool):
     """What `train` does between two evaluations, and one evaluation before, for its memory."""
-    from helpers.data import batches, load_cifar10, mean_image
+    from helpers.data import load_cifar10, mean_image
     from helpers.experiments import cifar
-    from helpers.step import make_step
-    from helpers.train import advance, evaluate, start
+    from helpers.train import evaluate, make_plans, prepare, start
 
     train, test = load_cifar10()
+    mean = mean_image(train)
     state = start(cifar(depth, precision=precision, compiled=compiled), "cpu")
-    evaluate(state.network, test, mean_image(train))
+    evaluate(state.network, test, mean)
     yield
-    step = make_step(state.network, state.optimiser, state.path)
-    for images, labels in batches(train, BATCH, seed=0):
-        advance(state, step, images, labels)
+    plan = next(make_plans(state.config, len(train.labels), 0))
+    place, take_step = prepare(state, train, mean, plan)
+    place(plan)
+    for _ in plan.rates:
+        take_step()
         yield
 
 

@@ -44,7 +44,7 @@ def test_a_run_folder_has_what_the_readme_says(tmp_path, tiny_config, tiny_data)
     about = json.loads((folder / "run.json").read_text())
     assert about["finished"] and about["config"] == tiny_config.as_dict() and about["data"]["md5"] == tiny_data.md5
     assert about["stretches"][0]["torch"] == torch.__version__.split("+")[0]
-    assert {"device", "precision", "compiled", "threads", "why"} == set(about["path"])
+    assert {"device", "precision", "compiled", "graph", "threads", "why"} == set(about["path"])
     gradients = pd.read_csv(folder / "gradients.csv")
     assert gradients.step.unique().tolist() == [0, 20, 30, 50, 60], "the start, and where a quarter was passed"
     assert (folder / "metrics.jsonl").read_text().count("\n") == 6

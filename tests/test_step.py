@@ -1,5 +1,5 @@
 import copy
-import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 from helpers import step
 from helpers.models import ResNet, Spec, cifar_spec, imagenet_spec
-from helpers.step import NormReLU, Path, PathError, choose_path, fuse, has_compiler, make_step, take_path
+from helpers.step import Device, NormReLU, Path, PathError, choose_path, fuse, has_compiler, make_step, take_path
 
 COMPILER = pytest.mark.skipif(not has_compiler("cpu"), reason="no C++ compiler here")
-EAGER = Path("cpu", "float32", False, torch.get_num_threads(), "")
+EAGER = Path("cpu", "float32", False, False, torch.get_num_threads(), "")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -60,8 +60,8 @@ def test_every_norm_and_relu_of_the_papers_nets_is_fused():
         (cifar_spec(20), 19),
         (cifar_spec(20, "plain"), 19),
         (imagenet_spec(50, "plain"), 49),
-        (dataclasses.replace(cifar_spec(20), preactivation=True), 19),
-        (dataclasses.replace(cifar_spec(20), strength=0.5), 19),
+        (replace(cifar_spec(20), preactivation=True), 19),
+        (replace(cifar_spec(20), strength=0.5), 19),
     ]:
         fused = fuse(ResNet(spec))
         assert sum(isinstance(module, NormReLU) for module in fused.modules()) == count
@@ -110,10 +110,10 @@ def test_a_step_is_torchs_sgd_written_out():
 
 @COMPILER
 def test_the_fast_paths_give_the_same_losses_to_rounding():
-    exact, threads = losses(EAGER, steps=8), EAGER.threads
-    assert losses(Path("cpu", "float32", True, threads, ""), steps=4) == pytest.approx(exact[:4], rel=1e-4)
-    assert losses(Path("cpu", "bfloat16", False, threads, ""), steps=8) == pytest.approx(exact, rel=0.03)
-    assert losses(Path("cpu", "bfloat16", True, threads, ""), steps=8) == pytest.approx(exact, rel=0.03)
+    exact = losses(EAGER, steps=8)
+    assert losses(replace(EAGER, compiled=True), steps=4) == pytest.approx(exact[:4], rel=1e-4)
+    assert losses(replace(EAGER, precision="bfloat16"), steps=8) == pytest.approx(exact, rel=0.03)
+    assert losses(replace(EAGER, precision="bfloat16", compiled=True), steps=8) == pytest.approx(exact, rel=0.03)
 
 
 def test_errors_are_counted():
@@ -125,39 +125,55 @@ def test_errors_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("device", "bfloat16", "compiler", "path", "why"),
+    ("device", "path", "why"),
     [
-        ("cpu", True, True, ("bfloat16", False), "bfloat16 instructions, compiling gains little on a CPU"),
-        ("cpu", False, False, ("float32", False), "no fast bfloat16 here, compiling gains little on a CPU"),
-        ("cuda", True, True, ("bfloat16", True), "bfloat16 instructions"),
-        ("cuda", False, False, ("float32", False), "no fast bfloat16 here, no compiler here"),
-        ("mps", False, False, ("float32", False), "no fast bfloat16 here, no compiler here"),
+        (
+            Device("cpu", True, True),
+            ("bfloat16", False, False),
+            "bfloat16 instructions, compiling gains little on a CPU",
+        ),
+        (
+            Device("cpu", False, True),
+            ("float32", False, False),
+            "no fast bfloat16 here, compiling gains little on a CPU",
+        ),
+        (Device("cuda", True, True), ("bfloat16", True, True), "bfloat16 instructions"),
+        (
+            Device("cuda", True, False),
+            ("bfloat16", False, True),
+            "bfloat16 instructions, no kernels can be compiled here",
+        ),
+        (Device("cuda", False, True), ("float32", True, True), "no fast bfloat16 here"),
+        (
+            Device("mps", False, False),
+            ("float32", False, False),
+            "no fast bfloat16 here, no kernels can be compiled here, on MPS this was never tried",
+        ),
     ],
 )
-def test_the_path_follows_from_the_device(monkeypatch, device, bfloat16, compiler, path, why):
-    monkeypatch.setattr(step, "has_bfloat16", lambda _: bfloat16)
-    monkeypatch.setattr(step, "has_compiler", lambda _: compiler)
+def test_the_path_follows_from_the_device(device, path, why):
     chosen = choose_path(device)
-    assert ((chosen.precision, chosen.compiled), chosen.why) == (path, why)
+    assert ((chosen.precision, chosen.compiled, chosen.graph), chosen.why) == (path, why)
     chosen = choose_path(device, "float32", False)
-    assert (chosen.precision, chosen.compiled, chosen.why) == ("float32", False, "as configured")
+    assert (chosen.precision, chosen.compiled) == ("float32", False)
+    assert chosen.why == ("on MPS this was never tried" if device.kind == "mps" else "as configured")
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"),
+    ("changes", "reason"),
     [
-        (Path("cuda", "float32", False, 1, ""), "begun on a GPU and this machine has none"),
-        (Path("cpu", "float32", True, 1, ""), "this machine has no compiler"),
-        (Path("cpu", "float32", False, 10_000, ""), "begun on 10000 CPU threads"),
+        ({"device": "cuda"}, "begun on a GPU and this machine has none"),
+        ({"compiled": True}, "this machine has no compiler"),
+        ({"threads": 10_000}, "begun on 10000 CPU threads"),
     ],
 )
-def test_a_path_that_cannot_be_taken_is_refused_with_the_reason(monkeypatch, path, reason):
+def test_a_path_that_cannot_be_taken_is_refused_with_the_reason(monkeypatch, changes, reason):
     monkeypatch.setattr(step, "has_compiler", lambda _: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PathError, match=reason):
-        take_path(path)
+        take_path(replace(EAGER, **changes))
 
 
 def test_a_path_brings_back_its_number_of_threads():
-    take_path(Path("cpu", "float32", False, 1, ""))
+    take_path(replace(EAGER, threads=1))
     assert torch.get_num_threads() == 1

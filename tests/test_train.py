@@ -3,6 +3,7 @@ import itertools
 import math
 
 import pytest
+import tape
 import torch
 import torch.nn.functional as F
 
@@ -113,9 +114,35 @@ def test_the_gate_looks_at_each_hundred_steps_by_themselves(tiny_config):
     wrong = [10] * 100 + [8] * 100 + [8] * 99 + [7] + [10] * 200
     rates = []
     for errors in wrong:
-        advance(state, lambda images, labels, errors=errors: (torch.tensor(1.0), torch.tensor(errors)), None, None)
+        made_up = torch.tensor(1.0), torch.tensor(errors)
+        advance(state, lambda images, labels, made_up=made_up: made_up, None, None, torch.tensor(0.1))
         rates.append(round(float(state.optimiser.param_groups[0]["lr"]), 6))
     assert rates == [0.01] * 300 + [0.1] * 200
+
+
+GATED = Schedule(steps=230, milestones=(120, 210), lr=0.05, warmup_lr=0.01)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"schedule": GATED, "eval_every": 50}, {"decay_all": False}, {"precision": "bfloat16"}],
+    ids=["milestones", "gate", "two groups", "bfloat16"],
+)
+def test_a_captured_step_replayed_is_the_step(monkeypatch, tmp_path, tiny_config, tiny_data, changes):
+    """Bit for bit, over milestones, the gate and epochs, from the start and resumed; and no number is waited for."""
+    config = dataclasses.replace(tiny_config, **changes)
+    plain = start(config)
+    rows = list(train(plain, tiny_data.train, tiny_data.test))
+    monkeypatch.setattr("helpers.train.capture", tape.capture)
+    replayed = start(config, path=dataclasses.replace(plain.path, graph=True))
+    for _ in itertools.islice(train(replayed, tiny_data.train, tiny_data.test), 2):
+        save(replayed, tmp_path / "c")
+    replayed = load(tmp_path / "c")
+    later = list(train(replayed, tiny_data.train, tiny_data.test))
+    for row, expected in zip(later, rows[2:], strict=True):
+        assert all(row[key] == expected[key] for key in row if key not in ("seconds", "images_per_second"))
+    assert all(torch.equal(a, b) for a, b in zip(plain.tensors().values(), replayed.tensors().values(), strict=True))
+    assert bool(plain.gate), "the gate's opening was part of the run"
 
 
 def test_evaluating_more_or_less_often_changes_no_weight(tiny_data):

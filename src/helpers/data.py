@@ -1,8 +1,10 @@
 """CIFAR-10 and a drawn stand-in for it, whole in memory, and the stream of augmented batches (Sec. 4.2)."""
 
 import errno
+import functools
 import hashlib
 import http.client
+import itertools
 import tarfile
 import time
 import urllib.error
@@ -225,6 +227,7 @@ class Draw(NamedTuple):
     flips: Tensor
 
 
+@functools.lru_cache(maxsize=16)  # an epoch is asked for in parts, by several runs at once
 def draw_epoch(count: int, seed: int, epoch: int) -> Draw:
     """Drawn on the CPU from (seed, epoch) alone, so the same on every device."""
     digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
@@ -234,14 +237,32 @@ def draw_epoch(count: int, seed: int, epoch: int) -> Draw:
     return Draw(order, offsets, torch.rand(count, generator=generator) < 0.5)
 
 
+def draw_steps(count: int, batch_size: int, seed: int, first: int, steps: int) -> Draw:
+    """The draws of batches `first`, `first` + 1, …, a row a batch: order and flips (steps, batch_size), offsets (…, 2).
+
+    Epochs follow each other without a gap: every batch is full and no image is left out.
+    """
+    begin, end = first * batch_size, (first + steps) * batch_size
+    epochs = range(begin // count, (end - 1) // count + 1)
+    whole = (torch.cat(kind) for kind in zip(*(draw_epoch(count, seed, epoch) for epoch in epochs), strict=True))
+    skipped = epochs[0] * count
+    return Draw(*(part[begin - skipped : end - skipped].unflatten(0, (steps, batch_size)) for part in whole))
+
+
 def augment(images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
     """Pad each image (n, 3, h, w) with four zeros a side, crop it at its (row, column) offset, perhaps flip it."""
     count, _, height, width = images.shape
+    device = images.device
+    image, down, along = (torch.arange(size, device=device) for size in (count, height, width))
+    rows = offsets[:, :1] + down
+    columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - along, along)
     padded = F.pad(images, (PADDING,) * 4)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    rows = torch.arange(count, device=images.device)
-    crops = windows[rows, :, offsets[:, 0], offsets[:, 1]]
-    return torch.where(flips[:, None, None, None], crops.flip(3), crops)
+    return padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def gather(split: Split, mean: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    """One augmented batch: images float32 (n, 3, h, w), labels int64 (n,)."""
+    return augment(normalise(split.images[draw.order], mean), draw.offsets, draw.flips), split.labels[draw.order]
 
 
 def batches(
@@ -249,23 +270,11 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """An endless stream of augmented batches, images float32 (batch_size, 3, h, w), labels int64 (batch_size,).
 
-    Epochs are shuffled and follow each other without a gap: every batch is full and no image is left out. Batch
-    number k depends on (seed, k) alone, so a stream begun at `first_step` goes on as the whole one would. They
+    Batch number k depends on (seed, k) alone, so a stream begun at `first_step` goes on as the whole one would. They
     come on the split's device; `mean` defaults to the mean image of the split.
     """
-    count, device = len(split.labels), split.labels.device
+    device = split.labels.device
     mean = (mean_image(split) if mean is None else mean).to(device)
-    position = first_step * batch_size
-    current = draw_epoch(count, seed, position // count)
-    while True:
-        epoch, start = divmod(position, count)
-        parts = [Draw(*(part[start : start + batch_size] for part in current))]
-        while (taken := sum(len(part.order) for part in parts)) < batch_size:
-            epoch += 1
-            current = draw_epoch(count, seed, epoch)
-            parts.append(Draw(*(part[: batch_size - taken] for part in current)))
-        if (position + batch_size) % count == 0:
-            current = draw_epoch(count, seed, epoch + 1)
-        order, offsets, flips = (torch.cat(kind).to(device) for kind in zip(*parts, strict=True))
-        yield augment(normalise(split.images[order], mean), offsets, flips), split.labels[order]
-        position += batch_size
+    for step in itertools.count(first_step):
+        draw = draw_steps(len(split.labels), batch_size, seed, step, 1)
+        yield gather(split, mean, Draw(*(part[0].to(device) for part in draw)))

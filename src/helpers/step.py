@@ -34,17 +34,34 @@ class Path:
     device: str  # cpu, cuda or mps
     precision: str  # "float32", or "bfloat16" for activations
     compiled: bool  # batch normalisation, addition and ReLU fused by torch.compile
+    graph: bool  # a whole step captured once as a CUDA graph, then replayed: one launch instead of hundreds
     threads: int  # of the CPU: sums are split among them, so another number rounds differently
     why: str  # in words
 
 
+@dataclass(frozen=True)
+class Device:
+    """What a path depends on."""
+
+    kind: str  # cpu, cuda or mps
+    bfloat16: bool  # multiplies bfloat16 faster than float32
+    compiler: bool  # torch.compile can build kernels
+
+
+def examine(kind: str) -> Device:
+    """This machine's device of that kind."""
+    return Device(kind, has_bfloat16(kind), has_compiler(kind))
+
+
 def has_compiler(device: str) -> bool:
-    """Whether torch.compile can build kernels here: a C++ compiler on a CPU, Triton on a GPU."""
+    """Whether torch.compile can build kernels here: a C++ compiler on a CPU, Triton (which needs C) on a GPU."""
     if device == "cpu":
         compiler = os.environ.get("CXX", "g++" if sys.platform == "linux" else "clang++")
         headers = os.path.join(sysconfig.get_path("include"), "Python.h")  # the kernels are Python modules
         return shutil.which(compiler) is not None and os.path.exists(headers)
-    return device == "cuda" and importlib.util.find_spec("triton") is not None
+    compilers = (os.environ.get("CC"), "gcc", "clang", "cc")
+    found = any(shutil.which(compiler) for compiler in compilers if compiler)
+    return device == "cuda" and found and importlib.util.find_spec("triton") is not None
 
 
 def has_bfloat16(device: str) -> bool:
@@ -55,19 +72,22 @@ def has_bfloat16(device: str) -> bool:
     return device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
 
 
-def choose_path(device: str, precision: str = "auto", compiled: bool | None = None) -> Path:
-    """The path for a run; "auto" and None leave the choice to the device."""
+def choose_path(device: Device, precision: str = "auto", compiled: bool | None = None) -> Path:
+    """The path for a run on `device`; "auto" and None leave the choice to its properties."""
     why = []
     if precision == "auto":
-        precision = "bfloat16" if has_bfloat16(device) else "float32"
-        why.append("bfloat16 instructions" if precision == "bfloat16" else "no fast bfloat16 here")
+        precision = "bfloat16" if device.bfloat16 else "float32"
+        why.append("bfloat16 instructions" if device.bfloat16 else "no fast bfloat16 here")
     if compiled is None:
-        compiled = device == "cuda" and has_compiler(device)
-        if device == "cpu":
+        compiled = device.kind == "cuda" and device.compiler
+        if device.kind == "cpu":
             why.append("compiling gains little on a CPU")  # benchmarks/cpu.md
         elif not compiled:
-            why.append("no compiler here")
-    return Path(device, precision, compiled, torch.get_num_threads(), ", ".join(why) or "as configured")
+            why.append("no kernels can be compiled here")
+    if device.kind == "mps":
+        why.append("on MPS this was never tried")
+    threads = torch.get_num_threads()
+    return Path(device.kind, precision, compiled, device.kind == "cuda", threads, ", ".join(why) or "as configured")
 
 
 def take_path(path: Path) -> None:
@@ -86,8 +106,8 @@ def take_path(path: Path) -> None:
 
         inductor.cpp.threads = path.threads
         dynamo.recompile_limit = 64  # one kernel a shape; ImageNet's nets have more than eight
-    if path.precision == "float32":
-        torch.backends.cudnn.allow_tf32 = False  # by default convolutions on a GPU round float32 to ten bits
+    torch.backends.cudnn.benchmark = True  # the fastest algorithm for each shape, and there are few shapes
+    torch.backends.cudnn.allow_tf32 = False  # by default convolutions on a GPU round float32 to ten bits
     if path.device == "cpu":
         keep_freed_memory()
 
@@ -121,6 +141,23 @@ def make_step(network: nn.Module, optimiser: torch.optim.Optimizer, path: Path) 
         return loss.detach(), (logits.detach().argmax(1) != labels).sum()
 
     return step
+
+
+def capture(action: Callable[[], None]) -> Callable[[], None]:
+    """`action` as a CUDA graph that does the same work on the same memory; the way there runs it three times.
+
+    What it allocates, chooses or compiles at first it does in these three. Other threads may go on computing meanwhile.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            action()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        action()
+    return graph.replay
 
 
 def fuse(network: nn.Module) -> fx.GraphModule:
@@ -164,31 +201,27 @@ class NormReLU(nn.Module):
 
     def forward(self, x: Tensor, added: Tensor | None) -> Tensor:
         norm = self.norm
-        y, mean, variance = FusedNormReLU.apply(x, norm.weight, norm.bias, added, norm.eps)
-        norm.running_mean.lerp_(mean, norm.momentum)
-        count = x.numel() // x.shape[1]
-        norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
-        return y
+        averages = norm.running_mean, norm.running_var, norm.momentum
+        return FusedNormReLU.apply(x, norm.weight, norm.bias, added, averages, norm.eps)
 
 
 class FusedNormReLU(torch.autograd.Function):
     """Two passes over the activations forward, two backward; y is kept instead of a mask of where ReLU was open."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, added, eps):
-        mean, variance, inverse, scale, shift = compiled(moments)(x, weight, bias, eps)
+    def forward(ctx, x, weight, bias, added, averages, eps):
+        mean, inverse, scale, shift = compiled(moments)(x, weight, bias, *averages, eps)
         y = compiled(normalise)(x, scale, shift, added)
         ctx.save_for_backward(x, y, mean, inverse, weight)
         ctx.has_added = added is not None
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
+        return y
 
     @staticmethod
-    def backward(ctx, grad, _mean, _variance):
+    def backward(ctx, grad):
         x, y, mean, inverse, weight = ctx.saved_tensors
         grad_weight, grad_bias, a, b, c = compiled(reduce)(grad, x, y, mean, inverse, weight)
         grad_x, grad_added = compiled(spread)(grad, x, y, a, b, c, ctx.has_added)
-        return grad_x, grad_weight, grad_bias, grad_added, None
+        return grad_x, grad_weight, grad_bias, grad_added, None, None
 
 
 @functools.cache
@@ -201,15 +234,17 @@ def per_channel(vector: Tensor) -> Tensor:
     return vector[:, None, None]
 
 
-def moments(x, weight, bias, eps):
-    """Mean and variance of each channel, 1 / std, and the affine map that normalises: all (c,)."""
+def moments(x, weight, bias, running_mean, running_var, momentum, eps):
+    """Mean of each channel, 1 / std, and the affine map that normalises, all (c,); the moving averages follow."""
     count = x.numel() // x.shape[1]
     x = x.float()
     mean = x.sum((0, 2, 3)) / count
     variance = ((x * x).sum((0, 2, 3)) / count - mean * mean).clamp_min(0)
+    running_mean.lerp_(mean, momentum)
+    running_var.lerp_(variance * (count / (count - 1)), momentum)
     inverse = torch.rsqrt(variance + eps)
     scale = weight * inverse
-    return mean, variance, inverse, scale, bias - mean * scale
+    return mean, inverse, scale, bias - mean * scale
 
 
 def normalise(x, scale, shift, added):

@@ -7,9 +7,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors.torch
 import torch
@@ -18,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from helpers.data import Split, batches, mean_image, normalise
+from helpers.data import Draw, Split, draw_steps, gather, mean_image, normalise
 from helpers.models import ResNet, Spec
 from helpers.step import Path as StepPath
-from helpers.step import choose_path, make_step, take_path
+from helpers.step import capture, choose_path, compiled, examine, make_step, take_path
 
 GATE_WINDOW = 100  # steps whose mean training error the warm-up's gate looks at
 
@@ -100,8 +101,8 @@ class State:
     path: StepPath
     network: ResNet
     optimiser: torch.optim.SGD
-    step: int  # steps done
-    seconds: float  # spent on them, evaluations included
+    seconds: float  # spent on the steps done, evaluations included
+    clock: Tensor  # int64: steps done
     loss: Tensor  # sum over the steps since the last row, float64
     errors: Tensor  # likewise, of wrongly classified images, int64
     gate: Tensor  # bool: whether the warm-up is over
@@ -112,6 +113,11 @@ class State:
     def device(self) -> str:
         return self.path.device
 
+    @property
+    def step(self) -> int:
+        """Steps done; to read it waits for the device."""
+        return int(self.clock)
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything in it that changes, by name."""
         named = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
@@ -120,14 +126,14 @@ class State:
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             named[f"momentum.{name}"] = state["momentum_buffer"]
-        counters = ("loss", "errors", "gate", "gate_errors", "not_finite")
+        counters = ("clock", "loss", "errors", "gate", "gate_errors", "not_finite")
         return named | {name: getattr(self, name) for name in counters}
 
 
 def start(config: Config, device: str | None = None, path: StepPath | None = None) -> State:
     """A run at step 0: the network initialised from the seed, on the CPU, so alike on every device."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    path = path or choose_path(device, config.precision, config.compiled)
+    path = path or choose_path(examine(device), config.precision, config.compiled)
     take_path(path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -145,8 +151,8 @@ def start(config: Config, device: str | None = None, path: StepPath | None = Non
         path,
         network,
         optimiser,
-        0,
         0.0,
+        zero(torch.int64),
         zero(torch.float64),
         zero(torch.int64),
         gate,
@@ -174,20 +180,73 @@ def train(state: State, train_split: Split, test_split: Split, progress: bool | 
     curves; test loss and error are of the whole test split. Losses in nats, errors in percent. A bar is shown
     if `progress`, by default on a terminal. Raises NotFinite, with the step, if the loss is no longer finite.
     """
-    config, schedule = state.config, state.config.schedule
+    begun, config = time.perf_counter(), state.config
     train_split, test_split = (split.to(state.device) for split in divide(config, train_split, test_split))
     mean = mean_image(train_split)
-    step = make_step(state.network, state.optimiser, state.path)
-    stream = batches(train_split, config.batch_size, config.seed, state.step, mean)
+    plans = make_plans(config, len(train_split.labels), state.step)
+    plan = next(plans, None)
+    if plan is None:
+        return
+    place, take_step = prepare(state, train_split, mean, plan)
     hidden = None if progress is None else not progress
-    with tqdm(total=schedule.steps, initial=state.step, unit="step", disable=hidden, leave=False) as bar:
-        while state.step < schedule.steps:
-            begun, first = time.perf_counter(), state.step
-            end = min((first // config.eval_every + 1) * config.eval_every, schedule.steps)
-            while state.step < end:
-                advance(state, step, *next(stream))
+    with tqdm(total=config.schedule.steps, initial=state.step, unit="step", disable=hidden, leave=False) as bar:
+        while plan is not None:
+            place(plan)
+            for _ in range(steps := len(plan.rates)):
+                take_step()
                 bar.update()
-            yield measure(state, test_split, mean, end - first, begun)
+            plan = next(plans, None)  # drawn while a GPU is still at work
+            yield measure(state, test_split, mean, steps, begun)
+            begun = time.perf_counter()
+
+
+class Plan(NamedTuple):
+    """All that the steps to the next evaluation need and the device does not know, a row a step."""
+
+    order: Tensor  # int64 (steps, batch_size): which images
+    offsets: Tensor  # int64 (steps, batch_size, 2): where they are cropped
+    flips: Tensor  # bool (steps, batch_size)
+    rates: Tensor  # float32 (steps,): the schedule's learning rate, warm-up left out
+
+
+def make_plans(config: Config, count: int, first: int) -> Iterator[Plan]:
+    """The plans of all intervals between evaluations from step `first` on, for a training set of `count` images."""
+    schedule = config.schedule
+    while first < schedule.steps:
+        end = min((first // config.eval_every + 1) * config.eval_every, schedule.steps)
+        rates = torch.tensor([schedule.lr_at(step) for step in range(first, end)])
+        yield Plan(*draw_steps(count, config.batch_size, config.seed, first, end - first), rates)
+        first = end
+
+
+def prepare(state: State, split: Split, mean: Tensor, plan: Plan) -> tuple[Callable[[Plan], None], Callable[[], None]]:
+    """Two functions: one puts a plan where the other, a whole step, batch and bookkeeping included, finds its row.
+
+    The step knows nothing but tensors of fixed places, so that it can be captured once and replayed. `plan` is the
+    first one; `state` stays as it is.
+    """
+    rows = state.config.eval_every
+    shelf = Plan(*(part.new_zeros((rows, *part.shape[1:]), device=state.device) for part in plan))
+    step = make_step(state.network, state.optimiser, state.path)
+    fetch = compiled(gather) if state.path.compiled else gather
+
+    def place(plan: Plan) -> None:
+        for held, part in zip(shelf, plan, strict=True):
+            held[: len(part)].copy_(part)
+
+    def take_step() -> None:
+        row = (state.clock % rows).unsqueeze(0)
+        *draw, rate = (held.index_select(0, row)[0] for held in shelf)
+        advance(state, step, *fetch(split, mean, Draw(*draw)), rate)
+
+    if not state.path.graph:
+        return place, take_step
+    place(plan)
+    before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+    replay = capture(take_step)
+    for name, tensor in state.tensors().items():
+        tensor.detach().copy_(before[name])
+    return place, replay
 
 
 def divide(config: Config, train_split: Split, test_split: Split) -> tuple[Split, Split]:
@@ -198,24 +257,25 @@ def divide(config: Config, train_split: Split, test_split: Split) -> tuple[Split
     return Split(*(part[:count] for part in train_split)), Split(*(part[count:] for part in train_split))
 
 
-def advance(state: State, step, images: Tensor, labels: Tensor) -> None:
-    """One step, and its bookkeeping on the device: running sums, the gate, the watch for a loss that is not finite."""
-    schedule, rate = state.config.schedule, state.optimiser.param_groups[0]["lr"]
-    rate.fill_(schedule.lr_at(state.step))
-    if schedule.warmup_lr is not None:
-        rate.copy_(torch.where(state.gate, rate, schedule.warmup_lr))
+def advance(state: State, step, images: Tensor, labels: Tensor, rate: Tensor) -> None:
+    """One step at the schedule's `rate`, and its bookkeeping: sums, the gate, the watch for a loss that is not finite.
+
+    All on the device and without a look at any number, so that nothing waits and the whole can be captured.
+    """
+    schedule, lr = state.config.schedule, state.optimiser.param_groups[0]["lr"]
+    lr.copy_(rate if schedule.warmup_lr is None else torch.where(state.gate, rate, schedule.warmup_lr))
     loss, errors = step(images, labels)
     state.loss += loss
     state.errors += errors
     bad = ~loss.isfinite() & (state.not_finite < 0)
-    state.not_finite.copy_(torch.where(bad, state.step, state.not_finite))
-    state.step += 1
+    state.not_finite.copy_(torch.where(bad, state.clock, state.not_finite))
+    state.clock += 1
     if schedule.warmup_lr is not None:
         state.gate_errors += errors
-        if state.step % GATE_WINDOW == 0:
-            seen = GATE_WINDOW * state.config.batch_size
-            state.gate |= state.gate_errors < schedule.gate_error / 100 * seen
-            state.gate_errors.zero_()
+        full = state.clock % GATE_WINDOW == 0
+        seen = GATE_WINDOW * state.config.batch_size
+        state.gate |= full & (state.gate_errors < schedule.gate_error / 100 * seen)
+        state.gate_errors *= ~full
 
 
 def measure(state: State, test_split: Split, mean: Tensor, steps: int, begun: float) -> dict:
@@ -277,7 +337,6 @@ def save(state: State, path: str | Path) -> None:
     about = {
         "config": state.config.as_dict(),
         "path": dataclasses.asdict(state.path),
-        "step": state.step,
         "seconds": state.seconds,
     }
     about["digest"] = digest(tensors, about)
@@ -313,7 +372,7 @@ def load(path: str | Path) -> State:
         sentence = f"{path} is damaged or no checkpoint of this program: delete it to start over"
         raise CheckpointError(sentence) from error
     state = start(Config.from_dict(about["config"]), path=StepPath(**about["path"]))
-    state.step, state.seconds = about["step"], about["seconds"]
+    state.seconds = about["seconds"]
     with torch.no_grad():
         for name, tensor in state.tensors().items():
             tensor.copy_(tensors[name])
