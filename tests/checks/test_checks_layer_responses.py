@@ -1,7 +1,8 @@
 import math
-import statistics
+from statistics import mean
 
 import pytest
+import torch
 from torch import nn
 
 from helpers import checks
@@ -19,7 +20,18 @@ def sample(sums):
     return math.sqrt((squares - total**2 / count) / (count - 1))
 
 
-@pytest.mark.parametrize("answer", [pooled, sample])
+def by_torch(sums):
+    count, total, squares = torch.tensor(sums).sum(0)  # float32
+    return (squares / count - (total / count) ** 2).sqrt()
+
+
+def subtracted(sums, what):
+    """A wrong deviation: the root of the mean square less `what`."""
+    count, total, squares = (sum(column) for column in zip(*sums, strict=True))
+    return (squares / count - what(total, count)) ** 0.5
+
+
+@pytest.mark.parametrize("answer", [pooled, sample, by_torch])
 def test_a_right_deviation_is_accepted(answer):
     assert checks.check_pooled(answer).state == "right"
 
@@ -27,14 +39,24 @@ def test_a_right_deviation_is_accepted(answer):
 @pytest.mark.parametrize(
     ("answer", "named"),
     [
-        (lambda sums: statistics.mean(pooled([batch]) for batch in sums), "batches' standard deviations"),
+        (lambda sums: mean(pooled([batch]) for batch in sums), "batches' standard deviations"),
         (lambda sums: sum(b[0] * pooled([b]) for b in sums) / sum(b[0] for b in sums), "batches' standard deviations"),
-        (lambda sums: math.sqrt(statistics.mean(pooled([b], root=False) for b in sums)), "batches' variances"),
+        (lambda sums: math.sqrt(mean(pooled([b], root=False) for b in sums)), "batches' variances"),
         (lambda sums: pooled(sums, root=False), "the variance: take"),
         (lambda sums: pooled(sums, centre=False), "the mean is not subtracted"),
         (lambda sums: pooled(sums[-1:]), "the last batch"),
         (lambda sums: sum(b[1] for b in sums) / sum(b[0] for b in sums), "mean of all elements"),
-        (lambda sums: 1.0, "the values are not"),
+        (
+            lambda sums: math.sqrt(mean(b[2] / b[0] for b in sums) - mean(b[1] / b[0] for b in sums) ** 2),
+            "counts alike",
+        ),
+        (lambda sums: subtracted(sums, lambda total, count: total / count), "the mean is not squared"),
+        (lambda sums: subtracted(sums, lambda total, count: total**2 / count), "it is the mean that is squared"),
+        (lambda sums: abs(subtracted(sums, lambda total, count: total**2 / count)), "square the mean"),
+        (lambda sums: pooled(sums) * math.sqrt(sum(b[0] for b in sums)), "are not divided by the count"),
+        (lambda sums: [pooled([batch]) for batch in sums], "one number is wanted"),
+        (lambda sums: print(pooled(sums)), "returns nothing"),
+        (lambda sums: 1.0, "and yours is 1.000"),
     ],
 )
 def test_a_wrong_deviation_is_told_its_mistake(answer, named):
@@ -63,8 +85,10 @@ def test_right_layers_are_accepted(answer):
         (lambda network: [n for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)], "normalisations"),
         (lambda network: sorted(layers(network)), "another order"),
         (lambda network: layers(network) * 2, "twice"),
-        (lambda network: [m for m in network.modules() if isinstance(m, nn.Conv2d)], "names are wanted"),
-        (lambda network: layers(network, (5, 5)), "empty"),
+        (lambda network: [m for m in network.modules() if isinstance(m, nn.Conv2d)], "names of modules"),
+        (lambda network: [f"{name}.weight" for name in layers(network)], "names of modules"),
+        (lambda network: print(layers(network)), "returns nothing"),
+        (lambda network: layers(network, 3), "a pair"),
     ],
 )
 def test_wrong_layers_are_told_their_mistake(answer, named):

@@ -26,13 +26,13 @@ def changed(**settings):
     return lambda network, images: variances(network, images, **settings)
 
 
+def convolutions(network):
+    return [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+
+
 def in_whichever_mode(network, images):
     found = []
-    handles = [
-        m.register_forward_hook(lambda m, i, y: found.append(y.var()))
-        for m in network.modules()
-        if isinstance(m, nn.Conv2d)
-    ]
+    handles = [m.register_forward_hook(lambda m, i, y: found.append(y.var())) for m in convolutions(network)]
     network(images)
     for handle in handles:
         handle.remove()
@@ -50,6 +50,14 @@ def restored(network, images, mode=True, averages=True):
     return found
 
 
+def untracked(network, images):
+    """Batch normalisation told to keep no averages, and left so."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats = False
+    return restored(network, images)
+
+
 VARIANCES = {
     "std": (changed(take=lambda m, x, y: y.std()), "standard deviations"),
     "inputs": (changed(take=lambda m, x, y: x.var()), "what goes into"),
@@ -65,6 +73,12 @@ VARIANCES = {
     "hook left": (changed(copied=False, removed=False), "hook is left"),
     "averages moved": (lambda n, x: restored(n, x, averages=False), "moving averages have changed"),
     "mode left": (lambda n, x: restored(n, x, mode=False), "came in evaluation mode and goes in the other"),
+    "setting of batch norm left": (untracked, "a switch of a module"),
+    "parameters frozen": (lambda n, x: variances(n.requires_grad_(False), x), "requires_grad, is not as it was"),
+    "3x3 only": (
+        lambda n, x: torch.stack([v for v, m in zip(variances(n, x), convolutions(n), strict=True) if m.padding[0]]),
+        "shape is (5,), and (6,) is right",
+    ),
     "only one": (lambda n, x: variances(n, x)[:1], "shape is (1,)"),
     "nothing": (lambda n, x: None, "NoneType"),
 }
@@ -107,6 +121,10 @@ CORRELATIONS = {
     "wrong axis": (lambda a, b: correlation(a.flatten(1).T, b.flatten(1).T), "not over the batch"),
     "one number": (lambda a, b: correlation(a, b).mean(), "one number for all images"),
     "squared": (lambda a, b: correlation(a, b) ** 2, "square of the correlation"),
+    "absolute": (lambda a, b: correlation(a, b).abs(), "size of the correlation"),
+    "sum of products": (lambda a, b: 48 * covariance(a, b), "this is the covariance"),
+    "sums of squares": (lambda a, b: covariance(a, b) / covariance(a, a) / covariance(b, b) / 48, "square roots"),
+    "by channel": (lambda a, b: correlation(a.flatten(0, 1), b.flatten(0, 1)).view(5, 3).mean(1), "of its own here"),
     "n and n - 1": (lambda a, b: covariance(a, b) / a.flatten(1).std(1) / b.flatten(1).std(1), "correction=0"),
     "a distance": (lambda a, b: 1 - correlation(a, b), "1 minus"),
     "overwritten": (overwriting, "overwrites the gradients"),

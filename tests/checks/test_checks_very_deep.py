@@ -1,11 +1,12 @@
 import pytest
+import torch
 
 from helpers import checks
 
 
-def gate(errors, window=100, threshold=80):
+def gate(errors, window=100, threshold=80, take=torch.mean):
     for end in range(window, len(errors) + 1, window):
-        if errors[end - window : end].mean() < threshold:
+        if take(errors[end - window : end]) < threshold:
             return end
     return None
 
@@ -40,7 +41,20 @@ def above(errors):
     return next((end for end in range(100, len(errors) + 1, 100) if errors[end - 100 : end].mean() > 80), None)
 
 
-@pytest.mark.parametrize("answer", [gate, looped])
+def so_far(errors):
+    return next((end for end in range(100, len(errors) + 1, 100) if errors[:end].mean() < 80), None)
+
+
+def latest(errors):
+    return next((end for end in range(len(errors) // 100 * 100, 0, -100) if errors[end - 100 : end].mean() < 80), None)
+
+
+def reshaped(errors):
+    means = errors[: len(errors) // 100 * 100].reshape(-1, 100).mean(1)
+    return 100 * (means < 80).nonzero().flatten()[0] + 100 if (means < 80).any() else None
+
+
+@pytest.mark.parametrize("answer", [gate, looped, reshaped])
 def test_a_right_gate_is_accepted(answer):
     assert checks.check_gate(answer).state == "right"
 
@@ -56,6 +70,18 @@ def test_a_right_gate_is_accepted(answer):
         (lambda errors: gate(errors, threshold=20), "accuracy of 80 %"),
         (lambda errors: gate(errors) and gate(errors) // 100, "number of the window"),
         (lambda errors: gate(errors) and gate(errors) - 100, "when the window ends"),
+        (lambda errors: gate(errors, take=torch.median), "median"),
+        (lambda errors: gate(errors, take=lambda hundred: hundred[-1]), "a single error"),
+        (lambda errors: gate(errors, take=torch.min), "a single error"),
+        (lambda errors: gate(errors, take=torch.max), "all 100 errors"),
+        (lambda errors: gate(errors, threshold=0.8), "not with 0.8"),
+        (lambda errors: gate(errors[:-1]), "leaves out the last full hundred"),
+        (lambda errors: gate(errors[:100]), "the first hundred only"),
+        (so_far, "all errors so far"),
+        (latest, "the first is wanted"),
+        (lambda errors: print(gate(errors)), "does it return"),
+        (lambda errors: gate(errors) or len(errors), "never opens: the answer is None, and yours says 200"),
+        (lambda errors: gate(errors) or 0, "never opens: the answer is None, and yours says 0"),
         (lambda errors: -1, "the gate opens after"),
     ],
 )
@@ -75,7 +101,7 @@ def in_words(step, opened):
     return 0.1 if step < 32_000 else 0.01 if step < 48_000 else 0.001
 
 
-@pytest.mark.parametrize("answer", [rate, in_words])
+@pytest.mark.parametrize("answer", [rate, in_words, lambda step, opened: torch.tensor(rate(step, opened))])
 def test_a_right_rate_is_accepted(answer):
     assert checks.check_rate(answer).state == "right"
 
@@ -95,6 +121,8 @@ def test_a_right_rate_is_accepted(answer):
         (lambda step, opened: rate(step, opened, (32_000, 48_000, 48_000)), "twice in all"),
         (lambda step, opened: rate(step, opened, (32_001, 48_001)), "one step late"),
         (lambda step, opened: rate(step, opened + 1), "first with 0.1"),
+        (lambda step, opened: rate(step, 400), "always ends after 400 steps"),
+        (lambda step, opened: 0.01 if step < opened else None, "without a `return`"),
         (lambda step, opened: 0.1, "the rate is 0.01, and yours is 0.1"),
     ],
 )

@@ -13,18 +13,16 @@ from helpers.checks.verdict import exercise, expect, is_same, match
 from helpers.models import ResNet, Spec
 
 
-@exercise(
-    "write variances(network, images): with a hook on each nn.Conv2d, the variance of its output in training mode"
-)
+@exercise("write variances(network, images): the variance of each nn.Conv2d's output, in training mode")
 def check_variances(variances: Callable[[nn.Module, Tensor], Tensor]) -> str:
     """Sec. 4.1's forward signals: one value for each convolution, in order, the network left as it was."""
     images = 1 + torch.randn(6, 3, 8, 8)
-    network = with_statistics(ResNet(Spec((1, 1), (3, 5))), 3 * images)
+    network = with_statistics(ResNet(Spec((1, 1), (3, 5), shortcut="B")), 3 * images)
     right = [measure(network, images, nn.Conv2d, lambda m, x, y, c=c: y.var(correction=c)) for c in (0, 1)]
     mistakes = wrong_variances(network, images)
     for training in (False, True):
         network.train(training)
-        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        before, was = {name: tensor.clone() for name, tensor in network.state_dict().items()}, settings(network)
         found = as_tensor(variances(network, images))
         match(found, right, mistakes)
         hooks = any(module._forward_hooks for module in network.modules())
@@ -34,7 +32,15 @@ def check_variances(variances: Callable[[nn.Module, Tensor], Tensor]) -> str:
         expect(same, f"{moved}: measure a copy.deepcopy of it")
         mode = "the network came in {} mode and goes in the other: put it back, or measure a copy.deepcopy"
         expect(network.training == training, mode.format("training" if training else "evaluation"))
+        switched = "a switch of a module or a parameter, such as requires_grad, is not as it was"
+        expect(settings(network) == was, f"{switched}: put it back, or measure a copy.deepcopy")
     return "every convolution's output, in training mode, and the network is as it was"
+
+
+def settings(network: nn.Module) -> list:
+    """Every switch and number among the modules' attributes, and which parameters are trained."""
+    numbers = [{k: v for k, v in vars(m).items() if isinstance(v, bool | int | float)} for m in network.modules()]
+    return [numbers, [parameter.requires_grad for parameter in network.parameters()]]
 
 
 def as_tensor(found):
@@ -88,11 +94,12 @@ def wrong_variances(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     }
 
 
-@exercise("write correlation(a, b): for each image, the correlation of its gradient in a and in b, over all its pixels")
+@exercise("write correlation(a, b): for each image, the correlation of its gradient in a with that in b")
 def check_correlation(correlation: Callable[[Tensor, Tensor], Tensor]) -> str:
     """Of gradients (n, c, h, w) and (n, c, h, w): (n,), each in [-1, 1]."""
     a = torch.randn(5, 3, 4, 4) + torch.randn(5, 3, 1, 1)
-    b = 2 * (a + torch.randn(5, 3, 4, 4)) + torch.randn(5, 1, 1, 1) + 1
+    signs = torch.tensor([1, -1, 1, 1, -1]).view(5, 1, 1, 1)
+    b = 2 * signs * (a + torch.randn(5, 3, 4, 4)) + torch.randn(5, 1, 1, 1) + 1
     before = a.clone(), b.clone()
     found = correlation(a, b)
     kept = torch.equal(a, before[0]) and torch.equal(b, before[1])
@@ -122,13 +129,18 @@ def wrong_correlations(a: Tensor, b: Tensor) -> dict[str, Tensor | list[Tensor]]
         "this is the cosine: the mean of each image's gradient is to be subtracted first": (
             F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)
         ),
-        "this is the covariance: divide by both standard deviations": [covariance, covariance * count / (count - 1)],
+        "this is the covariance: divide by both standard deviations": [
+            covariance, covariance * count, covariance * count / (count - 1)
+        ],
         "the covariance is divided by the variances: divide by the standard deviations, their square roots": [
-            covariance / variances[0] / variances[1]
+            covariance / variances[0] / variances[1], covariance / variances[0] / variances[1] / count
         ],
         "the mean is that of the batch: each image's gradient has a mean of its own, over its pixels": centred(0),
         "each channel has a mean of its own here: an image's gradient is one vector, over channels and pixels": centred(
             2, 3
+        ),
+        "each channel has a correlation of its own here: an image's gradient is one vector, over channels and pixels": (
+            analysis.correlation(a.flatten(0, 1), b.flatten(0, 1)).view(5, 3).mean(1)
         ),
         "one mean is subtracted from all images: each image's gradient has its own": centred(0, 1, 2, 3),
         "the images are mixed: the correlation runs over the pixels of one image, not over the batch": [
@@ -136,6 +148,7 @@ def wrong_correlations(a: Tensor, b: Tensor) -> dict[str, Tensor | list[Tensor]]
         ],
         "the answer is one number for all images: one for each is wanted, (n,)": [right.mean(), right.mean()[None]],
         "this is the square of the correlation: its sign is lost": right.square(),
+        "this is the size of the correlation: its sign is lost": right.abs(),
         "the mean of the products goes over n and the standard deviations over n - 1: take correction=0 in both": (
             right * (count - 1) / count
         ),
