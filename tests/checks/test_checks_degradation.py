@@ -29,8 +29,14 @@ JUDGES = {
         lambda *e: {"degradation": "overfitting", "overfitting": "degradation"}.get(judge(*e), "neither"),
         "names are the wrong way",
     ),
-    "another word": (lambda *e: "worse", "none of the three"),
+    "a tolerance": (lambda a, b, c, d: say(c > a + 0.5, d > b + 0.5), "small differences do not count"),
+    "rounded": (lambda *e: judge(*map(round, e)), "small differences do not count"),
+    "in proportion": (lambda a, b, c, d: say(c / a > 1.01, d / b > 1.01), "small differences do not count"),
+    "never neither": (lambda a, b, c, d: say(c > a, True), "whenever it is not degradation"),
+    "no higher is lower": (lambda a, b, c, d: say(c > a, c < a and d > b), "no higher includes equal"),
+    "another word": (lambda *e: "worse", "'worse' is none of the three"),
     "a number": (lambda *e: True, "none of the three"),
+    "nothing": (lambda *e: None, "None is none of the three"),
     "always": (lambda *e: "degradation", "and you say degradation"),
 }
 
@@ -86,6 +92,17 @@ def beside(weight, centre):
     return torch.where(centre > 0, 1.0, weight)
 
 
+def root(conv, norm):
+    with_norm(running_var=1, weight=(1 + norm.eps) ** 0.5)(conv, norm)
+
+
+def own_root(conv, norm):
+    with_norm(running_var=None, running_mean=None)(conv, norm)
+    with torch.no_grad():
+        norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+        norm.bias.copy_(norm.running_mean)
+
+
 IDENTITIES = {
     "nothing": (lambda conv, norm: None, "the convolution is as it was"),
     "new layers": (
@@ -109,7 +126,12 @@ IDENTITIES = {
     "variance left": (with_norm(running_var=None), "running_var of batch"),
     "weight left": (with_norm(weight=None), "weight of batch"),
     "bias left": (with_norm(bias=None), "bias of batch"),
-    "eps forgotten": (with_norm(running_var=1), "nearly: it is off by up to 5e-06"),
+    "eps forgotten": (with_norm(running_var=1), "nearly: with eps 1e-05 it is off by up to 5e-06"),
+    "root of 1 + eps": (root, "nearly"),
+    "root of variance and eps": (own_root, "nearly"),
+    "eps 1e-5": (with_norm(running_var=1 - 1e-5), "eps is taken to be 1e-5"),
+    "eps 1e-5 in the root": (with_norm(running_var=1, weight=(1 + 1e-5) ** 0.5), "eps is taken to be 1e-5"),
+    "scale 0": (lambda conv, norm: (nn.init.dirac_(conv.weight), nn.init.zeros_(norm.weight)), "scale is 0"),
     "eps added": (with_norm(running_var=1 + 1e-5), "nearly"),
     "variance eps": (with_norm(running_var=1e-5), "2 eps"),
     "variance 0": (with_norm(running_var=0), "variance is 0"),
@@ -145,8 +167,8 @@ def test_layers_that_are_an_identity_are_accepted(right):
     assert verdict.state == "right", verdict
 
 
-def match_batch(norm, x, over=(0, 2, 3), root=True, eps=True, bias=1, unbiased=False):
-    mean, variance = x.mean(over), x.var(over, unbiased=unbiased) + eps * norm.eps
+def match_batch(norm, x, over=(0, 2, 3), root=True, eps=None, bias=1, unbiased=False):
+    mean, variance = x.mean(over), x.var(over, unbiased=unbiased) + (norm.eps if eps is None else eps)
     set_to(norm, variance.sqrt() if root else variance, bias * mean)
 
 
@@ -181,8 +203,9 @@ def overwrite(norm, x):
 MATCHES = {
     "nothing": (lambda norm, x: None, "as they were"),
     "running statistics": (running, "running ones are not"),
-    "no eps": (changed(eps=False), "eps is forgotten: x was"),
-    "variance": (changed(root=False, eps=False), "weight is the variance"),
+    "no eps": (changed(eps=0), "eps is forgotten: x was"),
+    "eps 1e-5": (changed(eps=1e-5), "eps is taken to be 1e-5"),
+    "variance": (changed(root=False, eps=0), "weight is the variance"),
     "variance and eps": (changed(root=False), "variance + eps: its root"),
     "no bias": (changed(bias=0), "bias is missing"),
     "bias negative": (changed(bias=-1), "wrong sign"),
@@ -190,7 +213,7 @@ MATCHES = {
     "inverse": (afterwards(lambda w, b, x: (1 / w, b)), "one over"),
     "swapped": (afterwards(lambda w, b, x: (b, w)), "wrong way round"),
     "unbiased": (changed(unbiased=True), "n - 1"),
-    "unbiased, no eps": (changed(unbiased=True, eps=False), "n - 1 with you, and eps"),
+    "unbiased, no eps": (changed(unbiased=True, eps=0), "n - 1 with you, and eps"),
     "all channels": (changed(over=(0, 1, 2, 3)), "of all channels together"),
     "mean of all": (afterwards(lambda w, b, x: (w, x.mean())), "the mean is that of all"),
     "first image": (lambda norm, x: match_batch(norm, x[:1]), "first image"),

@@ -63,6 +63,10 @@ def after_first(self, x):
     return F.relu(self.bn2(self.conv2(y)) + y)
 
 
+def preactivated(self, x):
+    return self.conv2(self.bn2(self.conv1(self.bn1(x).relu())).relu()) + x
+
+
 BLOCKS = {
     "missing addition": (changed(forward=lambda s, x: s.layers(x).relu()), "never added"),
     "ReLU before the addition": (changed(forward=lambda s, x: s.layers(x).relu() + x), "before the addition and not"),
@@ -96,6 +100,9 @@ BLOCKS = {
     "bias": (made(lambda s, c: setattr(s, "conv1", nn.Conv2d(c, c, 3, padding=1))), "bias=False"),
     "no padding": (made(lambda s, c: setattr(s, "conv1", nn.Conv2d(c, c, 3, bias=False))), "maps of 3x3 from 5x5"),
     "stride": (made(lambda s, c: setattr(s, "conv2", conv(c, c, 3, 2))), "padding and its stride"),
+    "pre-activation": (changed(forward=preactivated), "pre-activation"),
+    "nothing to scale": (made(lambda s, c: setattr(s, "bn1", nn.BatchNorm2d(c, affine=False))), "not affine=False"),
+    "returns nothing": (changed(forward=lambda s, x: None), "is a return missing?"),
     "a function": (lambda channels: lambda x: x, "nn.Module is wanted"),
 }
 
@@ -146,6 +153,8 @@ FOLDS = {
     "corner": (lambda w: w + middle(w).roll((-1, -1), (2, 3)), "shifts"),
     "first channel": (add_at(0, 0, 1, 1), "first channel only"),
     "subtracted": (lambda w: w - middle(w), "takes x away"),
+    "set to 1": (lambda w: torch.where(middle(w) > 0, 1, w), "centres are set to 1"),
+    "diagonals": (lambda w: w + torch.eye(3), "not rows and columns"),
     "in place": (in_place, "overwrites the weights"),
     "1x1": (lambda w: torch.eye(len(w))[:, :, None, None], "the shape is (3, 3, 1, 1)"),
     "a number": (lambda w: 1.0, "of type float"),
@@ -209,6 +218,22 @@ def swapped(x, w1, w2, by_y):
     return g + w2.T @ ((hidden > 0) * (w1.T @ g))
 
 
+def last_relu_late(x, w1, w2, by_y):
+    return by_hand(outer=ones)(x, w1, w2, by_y) * (w2 @ (w1 @ x).relu() + x > 0)
+
+
+def relu_of_gradients(last, inner):
+    """ReLU applied to the gradient itself on its way through one ReLU or both."""
+
+    def gradient(x, w1, w2, by_y):
+        hidden = w1 @ x
+        by_z = by_y.relu() if last else by_y * (w2 @ hidden.relu() + x > 0)
+        by_hidden = w2.T @ by_z
+        return by_z + w1.T @ (by_hidden.relu() if inner else by_hidden * (hidden > 0))
+
+    return gradient
+
+
 GRADIENTS = {
     "no identity": (by_hand(identity=0), "identity's share is missing"),
     "only the identity": (by_hand(through=0), "identity's share alone"),
@@ -220,6 +245,16 @@ GRADIENTS = {
     "subtracted": (by_hand(identity=-1), "is subtracted"),
     "not transposed": (not_transposed, "transposed"),
     "swapped": (swapped, "W1 before W2"),
+    "share of 1": (lambda *a: 1 + by_hand(identity=0)(*a), "share is 1 with you"),
+    "share of x": (lambda *a: a[0] + by_hand(identity=0)(*a), "share is x with you"),
+    "last ReLU at the end": (last_relu_late, "comes first on the way back"),
+    "relu of by_y": (relu_of_gradients(True, False), "own sign is (the last ReLU)"),
+    "relu of the inner gradient": (relu_of_gradients(False, True), "own sign is (the ReLU between"),
+    "relu of both": (relu_of_gradients(True, True), "own sign is (both"),
+    "times the output": (
+        by_hand(lambda x, hidden, branch: (branch + x).relu(), lambda x, hidden, branch: hidden.relu()),
+        "multiplied by what the ReLUs put out",
+    ),
     "mask of x": (by_hand(inner=lambda x, hidden, branch: x > 0), "begin at the formula"),
 }
 

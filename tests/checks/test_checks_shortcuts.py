@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,7 +7,7 @@ from mutants import assert_named, parametrised, stub
 from torch import nn
 
 from helpers import checks
-from helpers.models import Bottleneck, PadShortcut, conv
+from helpers.models import Bottleneck, PadShortcut, ResNet, Spec, conv, count_parameters
 
 
 def zeros(x, channels):
@@ -57,7 +59,8 @@ SHORTCUTS = {
     "columns only": (padded_after(lambda x, s: x[..., ::s]), "only the columns"),
     "from the second pixel": (padded_after(lambda x, s: x[..., 1::s, 1::s]), "first pixel is left out"),
     "cut out": (padded_after(lambda x, s: x[..., : x.shape[2] // s, : x.shape[3] // s]), "a corner is cut out"),
-    "always 2": (lambda x, c, s: right(x, c, 2), "the shape is (2, 9, 3, 3)"),
+    "always 2": (lambda x, c, s: right(x, c, 2), "the stride is 3 here"),
+    "always doubled": (lambda x, c, s: right(x, 2 * x.shape[1], s), "channels are doubled: 5"),
     "zeros first": (zeros_first, "zeros come first"),
     "zeros on both sides": (both_sides, "both sides"),
     "not padded": (lambda x, c, s: x[:, :, ::s, ::s], "not padded"),
@@ -114,6 +117,20 @@ def first_stage_too(blocks, widths, option):
     return count(blocks, widths, option) + (widths[0] ** 2 + 2 * widths[0]) * (option == "B")
 
 
+def of_what_goes_in(blocks, widths, option):
+    """Batch normalisation of the channels that a projection gets."""
+    changes = sum(2 * (before - after) for before, after in pairwise(widths))
+    return count(blocks, widths, option) + (option != "A") * changes
+
+
+def of_the_image(blocks, widths, option):
+    return count(blocks, widths, option) + (option == "C") * (3 - widths[0]) * widths[0]
+
+
+def whole_net(blocks, widths, option):
+    return count_parameters(ResNet(Spec(blocks, widths, shortcut=option)))
+
+
 def equal_widths(blocks, widths, option):
     pairs = widths[1:] if option == "B" else [w for n, w in zip(blocks, widths, strict=True) for _ in range(n)]
     return sum(w * w + 2 * w for w in pairs)
@@ -131,6 +148,9 @@ COUNTS = {
     "first block not in C": (lambda *a: count(*a, first=False), "first block is left out"),
     "C without changes": (lambda b, w, o: count(b, w, o) - (o == "C") * count(b, w, "B"), "change the shape are left"),
     "equal widths": (equal_widths, "channels that come in"),
+    "norm of what goes in": (of_what_goes_in, "not as go in"),
+    "from the image": (of_the_image, "3 channels"),
+    "the whole net": (whole_net, "counts the whole net"),
     "A not zero": (lambda b, w, o: count(b, w, "B" if o == "A" else o), "option A adds none"),
     "only ResNet-20": (lambda b, w, o: {"A": 0, "B": 2752, "C": 14240}[o], "and you have 2752"),
 }

@@ -52,6 +52,7 @@ def find_layers(block: nn.Module, x: Tensor, kernels: Kernels) -> tuple[list[nn.
     expect(sorted(shapes) == sorted(kernels), f"{wanted}: look at their channels and kernel sizes")
     wanted = [shape[0] for shape in kernels]
     expect(sorted(norm.num_features for norm in norms) == sorted(wanted), f"the BatchNorm2d are of {wanted} channels")
+    expect(all(norm.affine for norm in norms), "batch normalisation has a scale and a shift to learn: not affine=False")
     for conv in convs:
         expect(conv.bias is None, "batch normalisation takes a convolution's bias off again: bias=False")
         size = conv(x.new_zeros(1, conv.in_channels, *x.shape[2:])).shape[2:]
@@ -118,7 +119,18 @@ def wrong_sums(x: Tensor, layers: Layers) -> dict[str, Tensor]:
         outputs["the shortcut begins after the first layer: what is added is the block's input"] = residual(
             first, layers[1:]
         )
+        outputs[
+            "batch normalisation and ReLU come before the convolutions: that is the later, pre-activation block"
+        ] = preactivated(x, layers)
     return outputs
+
+
+def preactivated(x: Tensor, layers: Layers) -> Tensor:
+    """The block of the authors' next paper, where all layers have as many channels as x."""
+    f = x
+    for conv, norm in layers:
+        f = conv(norm(f).relu())
+    return f + x
 
 
 def wrong_branches(x: Tensor, layers: Layers) -> dict[str, Tensor]:

@@ -18,6 +18,9 @@ ERRORS = [
     (5, 9, 5, 10),
     (5, 9, 1, 8.5),
     (5, 9, 6, 9),
+    (5, 9, 5.01, 9),
+    (5, 9, 5, 9.01),
+    (20, 19, 18, 17.5),
 ]
 
 
@@ -26,8 +29,8 @@ def check_judge(judge: Callable[[float, float, float, float], str]) -> str:
     """Sec. 1: `judge(shallow_train, shallow_test, deep_train, deep_test)`, errors in percent."""
     found = [judge(*errors) for errors in ERRORS]
     known = ("degradation", "overfitting", "neither")
-    strange = [answer for answer in found if answer not in known]
-    expect(not strange, f"{strange[:1]} is none of the three answers {known}")
+    for answer in found:
+        expect(answer in known, f"{answer!r} is none of the three answers {', '.join(map(repr, known))}")
     for mistake, rule in WRONG_RULES.items():
         expect(found != [rule(*errors) for errors in ERRORS], mistake)
     for errors, answer in zip(ERRORS, found, strict=True):
@@ -69,6 +72,15 @@ WRONG_RULES = {
         c, d, a, b
     ),
     "equal errors count as higher with you": lambda a, b, c, d: name(c >= a, d >= b),
+    "small differences do not count with you: higher is higher, and how sure one can be of it is another question": (
+        lambda a, b, c, d: name(c > a + 0.1, d > b + 0.1)
+    ),
+    "you call it overfitting whenever it is not degradation: where no error is higher, it is neither": (
+        lambda a, b, c, d: name(c > a, True)
+    ),
+    "no higher includes equal: with equal training errors and a higher test error it is overfitting": (
+        lambda a, b, c, d: name(c > a, c < a and d > b)
+    ),
     "the names are the wrong way round": lambda a, b, c, d: name(c <= a and d > b, c > a),
 }
 
@@ -76,8 +88,8 @@ WRONG_RULES = {
 @exercise("change conv and norm in place so that norm(conv(x)) is x to the last bit, in evaluation mode")
 def check_make_identity(make: Callable[[nn.Conv2d, nn.BatchNorm2d], None]) -> str:
     """Sec. 1's added layer: `make(conv, norm)` for a trained 3x3 convolution and its batch normalisation."""
-    for channels in (4, 3):
-        layer, norm = conv(channels, channels, 3), nn.BatchNorm2d(channels)
+    for channels, eps in ((4, 1e-5), (3, 4e-4), (2, 5e-4)):  # sqrt(1 + eps) happens to be exact at the first only
+        layer, norm = conv(channels, channels, 3), nn.BatchNorm2d(channels, eps)
         for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
             nn.init.uniform_(tensor, 0.5, 1.5)
         x, old = torch.rand(2, channels, 5, 5), [t.detach().clone() for t in (*layer.parameters(), *states(norm))]
@@ -90,7 +102,7 @@ def check_make_identity(make: Callable[[nn.Conv2d, nn.BatchNorm2d], None]) -> st
         if not torch.allclose(found, x, rtol=1e-4):
             match(convolved, x, wrong_convolutions(x, old[0]))
             match(found, x, wrong_norms(x, norm.eps, *old[1:]))
-        off = f"nearly: it is off by up to {(found - x).abs().max():.0e}"
+        off = f"nearly: with eps {eps:g} it is off by up to {(found - x).abs().max():.0e}"
         raise Mistake(f"{off}. Batch normalisation divides by sqrt(running_var + eps), so the sum has to be 1")
     return "a layer with weights, batch normalisation and all, that does nothing, to the last bit"
 
@@ -140,6 +152,14 @@ def wrong_norms(x: Tensor, eps: float, weight: Tensor, bias: Tensor, mean: Tenso
         "weight and bias of batch normalisation are as they were": norm(weight, bias),
         "the running variance is eps: then the sum is 2 eps, and it has to be 1": norm(variance=eps),
         "the running variance is 0: it has to be 1, or all but": norm(variance=0.0),
+        "the scale is 0, so all is: zero is enough where the input is added, and here it is not": [
+            norm(weight=0),
+            norm(weight=0, bias=bias),
+        ],
+        f"eps is taken to be 1e-5, and it is {eps:g} here: norm.eps": [
+            norm(variance=1 - 1e-5),
+            norm((1 + 1e-5) ** 0.5),
+        ],
     }
     names = {"mean": "running_mean", "variance": "running_var"}
     for key, value in left.items():
@@ -150,10 +170,10 @@ def wrong_norms(x: Tensor, eps: float, weight: Tensor, bias: Tensor, mean: Tenso
 @exercise("set weight and bias of norm so that, in training mode, norm(x) is x for this batch")
 def check_match_batch(set_norm: Callable[[nn.BatchNorm2d, Tensor], None]) -> str:
     """Batch normalisation that undoes itself: `set_norm(norm, x)` for x (n, c, h, w), in place."""
-    for shape in ((2, 3, 2, 2), (4, 4, 3, 3)):
-        spread = torch.linspace(0.003, 2, shape[1])[:, None, None]  # the first variance is as small as eps
+    for shape, eps in (((2, 3, 2, 2), 1e-5), ((4, 4, 3, 3), 1e-3)):
+        spread = torch.linspace(eps**0.5, 2, shape[1])[:, None, None]  # the first variance is as small as eps
         x = (torch.randn(shape) + 1.5) * spread
-        norm, before = nn.BatchNorm2d(shape[1]), x.clone()
+        norm, before = nn.BatchNorm2d(shape[1], eps), x.clone()
         set_norm(norm, x)
         expect(torch.equal(x, before), "your function changes x: only weight and bias of norm are to be set")
         with torch.no_grad():
@@ -173,6 +193,7 @@ def wrong_matches(x: Tensor, eps: float) -> dict[str, Tensor]:
         "weight and bias are as they were: in training mode the batch's own statistics are used, and the running "
         "ones are not": normalised,
         "eps is forgotten: x was divided by sqrt(variance + eps)": normalised * variance.sqrt() + mean,
+        f"eps is taken to be 1e-5, and it is {eps:g} here: norm.eps": normalised * (variance + 1e-5).sqrt() + mean,
         "the weight is the variance: x was divided by its root": normalised * variance + mean,
         "the weight is variance + eps: its root is what x was divided by": normalised * (variance + eps) + mean,
         "the bias is missing: the mean was taken off": normalised * std,

@@ -37,6 +37,10 @@ def check_one_convolution(fold: Callable[[Tensor], Tensor]) -> str:
             "1 is added in the corner: that shifts the image by a pixel": weight + corner * own,
             "1 is added for the first channel only": weight + first,
             "1 is subtracted: that takes x away": weight - identity,
+            "the centres are set to 1, and what was there is lost: add 1 to it": torch.where(identity > 0, 1, weight),
+            "1 is added along the diagonal of each kernel: the identity joins channels, not rows and columns": (
+                weight + torch.eye(3)
+            ),
         }
         given = weight.clone()
         match(fold(given), weight + identity, mistakes)
@@ -47,10 +51,10 @@ def check_one_convolution(fold: Callable[[Tensor], Tensor]) -> str:
 @exercise("return the gradient (d,) of the loss by x for y = relu(W2 relu(W1 x) + x), from the gradient by y")
 def check_gradient_by_hand(gradient: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
     """Eq. 1 and the chain rule: `gradient(x, w1, w2, by_y)`, compared with autograd."""
-    for width in (6, 4):
-        x = torch.randn(6, dtype=torch.float64, requires_grad=True)
-        w1, w2 = torch.randn(width, 6, dtype=torch.float64), torch.randn(6, width, dtype=torch.float64)
-        by_y = torch.randn(6, dtype=torch.float64)
+    for width in (12, 8):  # with fewer numbers, mistakes that differ in a few signs would look alike
+        x = torch.randn(12, dtype=torch.float64, requires_grad=True)
+        w1, w2 = torch.randn(2, width, 12, dtype=torch.float64) / 3  # so that F(x) is about as large as x
+        w2, by_y = w2.T, torch.randn(12, dtype=torch.float64)
         y = (w2 @ (w1 @ x).relu() + x).relu()
         right = torch.autograd.grad(y, x, by_y)[0]
         x = x.detach()
@@ -73,6 +77,11 @@ def wrong_gradients(x: Tensor, w1: Tensor, w2: Tensor, by_y: Tensor) -> dict[str
         "the last ReLU looks at W2 relu(W1 x) alone: it sees the sum with x": (branch > 0) * by_y
         + w1.T @ (inner * (w2.T @ ((branch > 0) * by_y))),
         "the identity's share is subtracted": through - outer * by_y,
+        "the identity's share is 1 with you: that is its derivative, which the gradient is multiplied by": 1 + through,
+        "the identity's share is x with you: it is the gradient that comes back along it": x + through,
+        "the last ReLU comes first on the way back: it cuts the gradient before W2, and not the sum at the end": (
+            outer * (by_y + w1.T @ (inner * (w2.T @ by_y)))
+        ),
     }
     if w1.shape == w2.shape:
         backwards = w1 @ (inner * (w2 @ (outer * by_y)))
@@ -81,4 +90,18 @@ def wrong_gradients(x: Tensor, w1: Tensor, w2: Tensor, by_y: Tensor) -> dict[str
         gradients["the gradient goes through W1 before W2: backwards, the last layer comes first"] = (
             outer * by_y + swapped
         )
-    return gradients
+    return gradients | wrong_relus(w1, w2, by_y, hidden, branch + x)
+
+
+def wrong_relus(w1: Tensor, w2: Tensor, by_y: Tensor, hidden: Tensor, total: Tensor) -> dict[str, Tensor]:
+    """What mistakes about a ReLU's gradient give, for the inputs `hidden` and `total` of the two ReLUs."""
+    inner, by_z = (hidden > 0).double(), (total > 0) * by_y
+    sign = "a ReLU lets the gradient through where its input was positive, whatever the gradient's own sign is"
+    scaled = by_y * total.relu()
+    return {
+        f"{sign} (the last ReLU)": by_y.relu() + w1.T @ (inner * (w2.T @ by_y.relu())),
+        f"{sign} (the ReLU between the layers)": by_z + w1.T @ (w2.T @ by_z).relu(),
+        f"{sign} (both ReLUs)": by_y.relu() + w1.T @ (w2.T @ by_y.relu()).relu(),
+        "the gradient is multiplied by what the ReLUs put out: it is multiplied by 1 where that is positive, by 0 "
+        "elsewhere": scaled + w1.T @ (hidden.relu() * (w2.T @ scaled)),
+    }

@@ -48,6 +48,7 @@ def wrong_sizes(x: Tensor, stride: int) -> dict[str, Tensor]:
         f"this averages neighbours: {half}": F.avg_pool2d(x, stride),
         f"this is max pooling: {half}": F.max_pool2d(x, stride),
         "the stride is not used: take every stride-th row and column": x,
+        f"every second pixel is taken, and the stride is {stride} here": x[:, :, ::2, ::2],
         "only the rows are subsampled: the columns need the stride too": x[:, :, ::stride],
         "only the columns are subsampled: the rows need the stride too": x[:, :, :, ::stride],
         "the first pixel is left out: begin with it, as a convolution with a stride does": x[
@@ -67,6 +68,7 @@ def wrong_channels(small: Tensor, channels: int) -> dict[str, Tensor]:
             small, (0, 0, 0, 0, added // 2, added - added // 2)
         ),
         "the channels are not padded: zeros fill up to the wanted number": small,
+        f"the channels are doubled: {channels} are wanted here": pad(small, 2 * small.shape[1]),
         "too many zeros: `channels` is the number of all channels, with those of x": pad(
             small, channels + small.shape[1]
         ),
@@ -90,12 +92,13 @@ def check_zeros(shortcut: Callable[[Tensor, int, int], Tensor]) -> None:
 @exercise("return how many parameters the projections of option B or C add to a net of basic blocks")
 def check_extra_parameters(count: Callable[[tuple[int, ...], tuple[int, ...], str], int]) -> str:
     """Sec. 4.1: `count(blocks, widths, option)`, compared with our networks, counted."""
-    for blocks, widths in (((3, 3, 3), (16, 32, 64)), ((2, 1, 4), (8, 24, 32)), ((3, 4, 6, 3), (64, 128, 256, 512))):
+    for blocks, widths in (((2, 1, 4), (8, 24, 32)), ((3, 3, 3), (16, 32, 64)), ((3, 4, 6, 3), (64, 128, 256, 512))):
         spec = Spec(blocks, widths, shortcut="plain")
         plain = count_cost(spec)["parameters"]
         for option in "BC":
             right = count_cost(replace(spec, shortcut=option))["parameters"] - plain
             found = count(blocks, widths, option)
+            expect(found != plain + right, "this counts the whole net: only what the option adds is asked for")
             for mistake, number in wrong_counts(blocks, widths, option).items():
                 expect(found == right or found != number, f"{mistake} (option {option}, {blocks}, {widths})")
             expect(found == right, f"option {option} adds {right:,} to {blocks}, {widths}, and you have {found}")
@@ -122,6 +125,8 @@ def wrong_counts(blocks: tuple[int, ...], widths: tuple[int, ...], option: str) 
         "the projections are counted as 3x3: they are 1x1": {"kernel": 9},
     }
     counts = {mistake: total(pairs, **change) for mistake, change in counts.items()}
+    entering = sum(before * after + 2 * before for before, after in pairs)
+    counts["batch normalisation has as many channels as come out of the projection, not as go in"] = entering
     if option == "B":
         counts["this counts a projection in every block, as option C has it"] = total(where["C"])
         counts["the first stage is counted, where the shape does not change"] = total(first[:1] + change)
@@ -129,6 +134,8 @@ def wrong_counts(blocks: tuple[int, ...], widths: tuple[int, ...], option: str) 
         counts["this counts projections only where the shape changes, as option B has it"] = total(where["B"])
         counts["the first block is left out: option C projects there too"] = total(first[1:] + change + same)
         counts["the blocks that change the shape are left out"] = total(first + same)
+        image = total([(3, widths[0]), *first[1:], *change, *same])
+        counts["the first block gets the image's 3 channels with you: between them is the stem"] = image
     equal = [(after, after) for _, after in pairs]
     return counts | {"a projection's weights go from the channels that come in to those that go out": total(equal)}
 

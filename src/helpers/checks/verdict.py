@@ -47,7 +47,8 @@ def match(found: Any, right: Tensor | list[Tensor], mistakes: dict[str, Tensor |
     for mistake, result in mistakes.items():
         expect(not is_same(found, result), mistake)
     one = right[0] if isinstance(right, list) else right
-    expect(isinstance(found, Tensor), f"the answer is of type {type(found).__name__}, and a tensor is wanted")
+    hint = ": is a return missing?" if found is None else ""
+    expect(isinstance(found, Tensor), f"the answer is of type {type(found).__name__}, and a tensor is wanted{hint}")
     expect(found.shape == one.shape, f"the shape is {tuple(found.shape)}, and {tuple(one.shape)} is right")
     raise Mistake("the shape is right and the values are not, and this check does not know why: begin at the formula")
 
