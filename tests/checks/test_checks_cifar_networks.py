@@ -17,8 +17,8 @@ def stages(n, widths=(16, 32, 64), blocks=None, stride=lambda stage, i: 2 if sta
     return nn.Sequential(*made)
 
 
-def stem(width=16, **options):
-    conv = nn.Conv2d(3, width, 3, padding=1, bias=False, **options)
+def stem(width=16, kernel=3, padding=1, **options):
+    conv = nn.Conv2d(3, width, kernel, padding=padding, bias=False, **options)
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
 
 
@@ -79,6 +79,26 @@ def reused(n):
     return blocks
 
 
+def multiplied(n):
+    first = [BasicBlock(16, 16), BasicBlock(16, 32, 2), BasicBlock(32, 64, 2)]
+    more = [BasicBlock(width, width) for width in (16, 32, 64)]
+    return nn.Sequential(*(block for i in range(3) for block in [first[i]] + [more[i]] * (n - 1)))
+
+
+class Listed(nn.Module):
+    """Its blocks are in a list, where neither an optimiser nor `double` finds them."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.front, self.blocks, self.last = stem(), list(stages(n)), nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = self.front(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x.mean((2, 3)))
+
+
 def unused(n):
     network = net(n)
     network[0].more = nn.Linear(5, 5)
@@ -98,12 +118,18 @@ BUILDS = {
     "n ignored": (lambda n: net(3), "the net of n = 3"),
     "2n blocks": (lambda n: net(2 * n), "2n blocks a stage"),
     "no stride": (strided(lambda stage, i: 1), "no map is ever halved"),
-    "stride in stage 1": (strided(lambda stage, i: 1 if i else 2), "stage 1 begins with stride 2"),
+    "stride in stage 1": (strided(lambda stage, i: 1 if i else 2), "stage 1 begins with maps of 16x16"),
     "stride in every block": (strided(lambda stage, i: 2 if stage else 1), "several blocks"),
     "stride in the last block": (strided(lambda stage, i: 2 if stage and i == 1 else 1), "within a stage"),
     "stride in the second convolution": (with_part(middle=late), "within a stage"),
     "stride 4": (strided(lambda stage, i: 4 if stage == 1 and not i else 1), "[32, 8]"),
-    "stem with stride": (with_part(front=lambda n: stem(stride=2)), "it has stride 1"),
+    "stem with stride": (with_part(front=lambda n: stem(stride=2)), "maps of 16x16, and 32x32 is right"),
+    "stem without padding": (with_part(front=lambda n: stem(padding=0)), "maps of 30x30, and 32x32 is right"),
+    "stem of 7x7": (with_part(front=lambda n: stem(kernel=7, padding=3)), "all convolutions are 3x3"),
+    "pooling behind the stem": (
+        with_part(front=lambda n: nn.Sequential(stem(), nn.MaxPool2d(3, 2, 1))),
+        "stage 1 begins with maps of 16x16",
+    ),
     "wide": (
         with_part(
             front=lambda n: stem(64), middle=lambda n: stages(n, (64, 128, 256)), last=lambda n: nn.Linear(256, 10)
@@ -144,7 +170,10 @@ BUILDS = {
     "no bias": (with_part(last=lambda n: nn.Linear(64, 10, bias=False)), "no bias"),
     "plain": (with_part(middle=lambda n: stages(n, shortcut="plain")), "no shortcuts"),
     "option B": (with_part(middle=lambda n: stages(n, shortcut="B")), "1x1 convolutions"),
-    "a block used twice": (with_part(middle=reused), "used twice"),
+    "a block used twice": (with_part(middle=reused), "a block is used twice"),
+    "a block multiplied": (with_part(middle=multiplied), "a block is used twice"),
+    "a list": (Listed, "nn.ModuleList"),
+    "our plain net": (lambda n: ResNet(cifar_spec(6 * n + 2, "plain")), "no shortcuts"),
     "unused layer": (unused, "+30 parameters"),
     "a function": (lambda n: lambda x: x, "nn.Module is wanted"),
 }
@@ -205,6 +234,10 @@ COUNTS = {
     "n layers": (lambda n: by_layers(n, per_stage=n), "n layers a stage"),
     "2n blocks": (lambda n: by_layers(n, per_stage=4 * n), "2n blocks a stage"),
     "option B": (lambda n: by_layers(n) + 16 * 32 + 64 + 32 * 64 + 128, "option B"),
+    "option B without norm": (lambda n: by_layers(n) + 16 * 32 + 32 * 64, "projections are counted"),
+    "millions": (lambda n: by_layers(n) / 1e6, "in millions"),
+    "text": (lambda n: f"{by_layers(n):,}", "of type str"),
+    "nothing": (lambda n: None, "of type NoneType"),
     "n + 1": (lambda n: by_layers(n + 1), "for n + 1"),
     "n - 1": (lambda n: by_layers(n - 1), "for n - 1"),
     "off": (lambda n: by_layers(n) + 5, "+5"),
@@ -242,6 +275,7 @@ DRAWS = {
     "no 2": (normal(lambda a, b: 1 / a), "1 / fan-in"),
     "channels": (lambda o, i, k: torch.randn(o, i, k, k) * (2 / i) ** 0.5, "leave out the kernel"),
     "kernel": (lambda o, i, k: torch.randn(o, i, k, k) * (2 / (i * k)) ** 0.5, "not kernel"),
+    "always 3x3": (lambda o, i, k: torch.randn(o, i, k, k) * (2 / (9 * i)) ** 0.5, "always 3x3"),
     "Glorot": (normal(lambda a, b: 2 / (a + b)), "Glorot"),
     "uniform, wrong bound": (uniform(lambda a: (2 / a) ** 0.5), "a third"),
     "PyTorch's": (lambda o, i, k: nn.Conv2d(i, o, k).weight, "PyTorch's default"),

@@ -38,6 +38,10 @@ def test_a_right_view_is_accepted(answer):
             "before the crop",
         ),
         (lambda image, row, column, flip: view(image, row, column, False).flip(1 if flip else ()), "upside down"),
+        (lambda image, row, column, flip: view(image, row, column, flip).flip(1 if flip else ()), "upside down"),
+        (lambda image, row, column, flip: view(image, row, column, False).flip(0 if flip else ()), "red and blue"),
+        (lambda image, row, column, flip: view(image, 8 - row, 8 - column, flip), "upper left corner"),
+        (lambda image, row, column, flip: view(image + 1, row, column, flip) - 1, "padding is not zeros"),
         (lambda image, row, column, flip: view(image, row, column, False), "never mirrored"),
         (lambda image, row, column, flip: view(image, row, column, not flip), "mirrored when flip is False"),
         (lambda image, row, column, flip: view(image, row, column, flip, "reflect"), "padding is not zeros"),
@@ -71,12 +75,23 @@ def in_place(weight, gradient, velocity, lr):
     return weight.sub_(lr * velocity), velocity
 
 
+def number_by_number(weight, gradient, velocity, lr):
+    """In Python's numbers, and back to tensors of the default precision."""
+    new = [0.9 * v + g + 1e-4 * w for w, g, v in zip(*(x.tolist() for x in (weight, gradient, velocity)), strict=True)]
+    return torch.tensor([w - lr * v for w, v in zip(weight.tolist(), new, strict=True)]), torch.tensor(new)
+
+
+def downhill(weight, gradient, velocity, lr):
+    velocity = 0.9 * velocity - lr * (gradient + 1e-4 * weight)
+    return weight + velocity, velocity
+
+
 def decoupled(weight, gradient, velocity, lr):
     new, velocity = step(weight, gradient, velocity, lr, decay=0)
     return new - lr * 1e-4 * weight, velocity
 
 
-@pytest.mark.parametrize("answer", [step, with_torch, in_place])
+@pytest.mark.parametrize("answer", [step, with_torch, in_place, number_by_number])
 def test_a_right_step_is_accepted(answer):
     assert checks.check_step(answer).state == "right"
 
@@ -95,6 +110,14 @@ def test_a_right_step_is_accepted(answer):
         (lambda w, g, v, lr: (step(w, g, v, lr)[0], v), "velocity is returned as it came"),
         (lambda w, g, v, lr: (w, step(w, g, v, lr)[1]), "weight is returned as it came"),
         (lambda w, g, v, lr: step(w, g, v, lr)[0], "two tensors"),
+        (lambda w, g, v, lr: step(w, g, v, lr)[::-1], "in the other order"),
+        (lambda w, g, v, lr: step(w, g, v, 0.1), "always 0.1"),
+        (lambda w, g, v, lr: step(w, g, v, 1), "the rate is left out"),
+        (lambda *args: step(*args, decay=5e-4), "5e-4"),
+        (lambda w, g, v, lr: step(w, 0.9 * g, v, lr, decay=0.9e-4), "the old velocity alone"),
+        (downhill, "inside your velocity"),
+        (lambda w, g, v, lr: (step(w, g, v, lr)[0], 0.0), "the velocity is of type float"),
+        (lambda w, g, v, lr: (w[:, None], v), "the weight has the shape (5, 1)"),
     ],
 )
 def test_a_wrong_step_is_told_its_mistake(answer, named):

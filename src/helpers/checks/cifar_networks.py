@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,12 @@ Layers = list[tuple[nn.Module, Tensor]]  # what a network uses of KINDS, in the 
 @exercise("return the residual net of 6n+2 layers: stem, three stages of n BasicBlocks, average pooling, classifier")
 def check_build(build: Callable[[int], nn.Module]) -> str:
     """Sec. 4.2: `build(n)` maps images (b, 3, 32, 32) to logits (b, 10); option A, as `BasicBlock` has it."""
-    for n in (2, 1):
-        network, images = build(n), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    for n in (2, 3, 1):  # with 3 a block can be there twice
+        network, images = build(n), torch.randn(2, 3, 32, 32)
         expect(isinstance(network, nn.Module), f"an nn.Module is wanted, and this is a {type(network).__name__}")
-        network.double().train()
-        layers, _ = use(network, images)
+        check_registered(network, images)
+        images = images.double()
+        layers, _ = use(network.double().train(), images)
         check_layers(layers, n)
         ours = ResNet(cifar_spec(6 * n + 2)).double()
         surplus = sum(p.numel() for p in network.parameters()) - sum(p.numel() for p in ours.parameters())
@@ -33,6 +35,19 @@ def check_build(build: Callable[[int], nn.Module]) -> str:
             found = network.train(mode)(images)
             match(found, ours.train(mode)(images), wrong_networks(ours, images))
     return "6n+2 layers in the right order, and the same logits as ours with the same weights"
+
+
+@torch.no_grad()
+def check_registered(network: nn.Module, images: Tensor) -> None:
+    """Raise Mistake if `network` uses layers that it does not hold, such as those in a list."""
+    used = []
+    hook = nn.modules.module.register_module_forward_hook(lambda module, *_: used.append(module))
+    try:
+        network(images)
+    finally:
+        hook.remove()
+    lost = {layer for layer in used if isinstance(layer, KINDS)} - {*network.modules()}
+    expect(not lost, "layers are used that the network does not hold, so none would be trained: use an nn.ModuleList")
 
 
 @torch.no_grad()
@@ -51,6 +66,8 @@ def check_layers(layers: Layers, n: int) -> None:
     expect(convs, "no convolution is used")
     small = [layer for layer, _ in convs if layer.kernel_size == (1, 1)]
     expect(not small, f"there are {len(small)} 1x1 convolutions: these are projections, and option A has none")
+    sizes = {layer.kernel_size for layer, _ in convs}
+    expect(sizes == {(3, 3)}, f"there are kernels of the sizes {sorted(sizes)}: all convolutions are 3x3")
     check_numbers([layer.out_channels for layer, _ in convs], n)
     check_sizes([(layer.out_channels, output.shape[2]) for layer, output in convs], n)
     expect(linear, "the classifier is missing: a fully connected layer from 64 to 10")
@@ -62,8 +79,8 @@ def check_layers(layers: Layers, n: int) -> None:
     first = [layer for layer, _ in layers[:2]]
     expect(isinstance(first[1], nn.BatchNorm2d), "batch normalisation is missing after the first convolution")
     expect(len(norms) == len(convs), f"there are {len(convs)} convolutions and {len(norms)} batch normalisations")
-    expect(len({*map(id, norms)}) == len(norms), "a batch normalisation is used twice: each layer has its own")
     expect(len({id(layer) for layer, _ in convs}) == len(convs), "a block is used twice: make a new one for each place")
+    expect(len({*map(id, norms)}) == len(norms), "a batch normalisation is used twice: each layer has its own")
     bias = [layer for layer, _ in convs if layer.bias is not None]
     expect(not bias, "a convolution has a bias, which the batch normalisation behind it takes off again: bias=False")
 
@@ -87,8 +104,10 @@ def check_sizes(layers: list[tuple[int, int]], n: int) -> None:
     sizes = [size for _, size in layers]
     last, right = sizes[-1], [32] * (2 * n + 1) + [16] * (2 * n) + [8] * (2 * n)
     expect(set(sizes) != {32}, "no map is ever halved: the first block of stages 2 and 3 has stride 2")
-    expect(sizes[0] == 32, f"the first convolution puts out maps of {sizes[0]}x{sizes[0]}: it has stride 1")
-    expect(layers[1][1] == 32, "stage 1 begins with stride 2: only stages 2 and 3 do")
+    stem = f"the first convolution puts out maps of {sizes[0]}x{sizes[0]}, and 32x32 is right: stride 1, padding 1"
+    expect(sizes[0] == 32, stem)
+    first = f"stage 1 begins with maps of {sizes[1]}x{sizes[1]}, and 32x32 is right: neither stride 2 nor pooling there"
+    expect(sizes[1] == 32, first)
     within = [a != b for (width, a), (other, b) in pairwise(layers) if width == other]
     expect(last >= 8 or not any(within), "several blocks of a stage have stride 2: only the first has")
     late = "a map is halved within a stage: stride 2 belongs to the first convolution of the stage's first block"
@@ -105,7 +124,8 @@ def copy_layers(layers: list[nn.Module], ours: list[nn.Module]) -> None:
         if isinstance(layer, nn.BatchNorm2d):
             for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
                 nn.init.uniform_(tensor, 0.5, 1.5)
-            layer.bias -= 1
+            for tensor in (layer.bias, layer.running_mean):
+                tensor -= 1
         other.load_state_dict(layer.state_dict())
 
 
@@ -145,6 +165,8 @@ def check_count(count: Callable[[int], int]) -> str:
     table = load_table("table6").query("method == 'ResNet'")
     right = {int(depth - 2) // 6: int(exact) for depth, exact in zip(table.layers, table.exact_parameters, strict=True)}
     found = {n: count(n) for n in right}
+    for answer in found.values():
+        expect(isinstance(answer, Real | Tensor), f"a number is wanted, and this is of type {type(answer).__name__}")
     for mistake, wrong in WRONG_COUNTS.items():
         expect(found != {n: wrong(n) for n in right}, mistake)
     for n, exact in right.items():
@@ -178,6 +200,8 @@ WRONG_COUNTS = {
     "n layers a stage are counted: it is n blocks, 2n layers": lambda n: total(n / 2),
     "2n blocks a stage are counted: it is 2n layers, n blocks": lambda n: total(2 * n),
     "projections are counted, as option B has them: option A has no parameters": lambda n: total(n) + 2752,
+    "projections are counted: option A has no parameters": lambda n: total(n) + 2560,
+    "this is the number in millions: count to the last parameter": lambda n: total(n) / 1e6,
     "this is the number for n + 1": lambda n: total(n + 1),
     "this is the number for n - 1": lambda n: total(n - 1),
 }
@@ -218,6 +242,7 @@ def name_variance(variance: float, fan_in: int, fan_out: int, kernel: int) -> st
             2 * kernel**2 / fan_in
         ),
         "fan-in counts all kernel * kernel weights, not kernel": 2 * kernel / fan_in,
+        "your kernel is always 3x3: it is kernel x kernel": 2 * kernel**2 / 9 / fan_in,
         "this is 2 / (fan-in + fan-out), Glorot and Bengio's, made without ReLU in mind": 2 / (fan_in + fan_out),
         "these are uniform between -sqrt(2 / fan-in) and +sqrt(2 / fan-in): their variance is a third of that": (
             2 / fan_in / 3

@@ -6,19 +6,19 @@ from helpers.checks.verdict import Mistake, exercise, expect
 
 
 def made_up_runs() -> pd.DataFrame:
-    """Two networks, the first with three seeds, whose best step is not the last and whose rows are not in order."""
+    """Two networks, one with three seeds, one with more steps; the best step is not the last, the rows not in order."""
     curves = {
         ("plain-20", 0): [40, 13, 20],
         ("plain-20", 1): [42, 12, 16],
         ("plain-20", 2): [43, 14, 21],
-        ("resnet-20", 0): [30, 9, 11],
+        ("resnet-20", 0): [30, 9, 12, 11],
     }
     rows = [
         {"network": network, "seed": seed, "step": 100 * (i + 1), "train_error": error / 2, "test_error": float(error)}
         for (network, seed), errors in curves.items()
         for i, error in enumerate(errors)
     ]
-    return pd.DataFrame(rows).iloc[[2, 0, 1, 5, 3, 4, 7, 8, 6, 10, 9, 11]].reset_index(drop=True)
+    return pd.DataFrame(rows).iloc[[2, 0, 1, 5, 3, 4, 7, 8, 6, 10, 9, 12, 11]].reset_index(drop=True)
 
 
 @exercise("write report(runs): for each network, the mean over its seeds of the test error of the last step")
@@ -34,7 +34,7 @@ def check_report(report) -> str:
         f"the Series should have one number for each network, and its index is {list(found.index)}",
     )
     ordered = runs.sort_values("step")
-    last = ordered.groupby(["network", "seed"]).tail(1)
+    last = ordered.groupby(["network", "seed"]).tail(1).sort_values("seed")
     by_network = runs.groupby("network")
     mistakes = {
         "that is the best step of each run, chosen by looking at the test set: report the last": runs.groupby(
@@ -66,9 +66,9 @@ def check_report(report) -> str:
     if not same(found, right):
         for mistake, wrong in mistakes.items():
             expect(not same(found, wrong), mistake)
-        raise Mistake(
-            f"plain-20 ended at 20, 16 and 21 %, so 19 is to be reported, and yours says {found['plain-20']:g}"
-        )
+        name = next(name for name in right.index if not same(found, right[[name]]))
+        ends = ", ".join(f"{error:g}" for error in last.test_error[last.network == name])
+        raise Mistake(f"{name} ended at {ends} %, so {right[name]:g} is to be reported, and yours says {found[name]:g}")
     return "the last step of every run, averaged over the seeds. Nothing was chosen."
 
 
@@ -79,64 +79,79 @@ def same(found: pd.Series, wanted: pd.Series) -> bool:
 @exercise("write lower(a, b): 'a', 'b' or 'inconclusive', by the rule for an order")
 def check_lower(lower) -> str:
     """lower: two lists of errors, one a seed -> "a", "b" or "inconclusive"."""
-
-    def rule(a, b, times=2.0, ddof=1, least=3, root=True, total=sum) -> str:
-        a, b = pd.Series(a, dtype=float), pd.Series(b, dtype=float)
-        if min(len(a), len(b)) < least:
-            return "inconclusive"
-        parts = [x.var(ddof=ddof) / (len(x) if root else 1) for x in (a, b)]
-        difference = a.mean() - b.mean()
-        if abs(difference) <= times * total(parts) ** 0.5:
-            return "inconclusive"
-        return "b" if difference > 0 else "a"
-
-    cases = [
-        ([7.0, 7.1, 7.2], [9.0, 9.1, 9.2]),
-        ([9.0, 9.1, 9.2], [7.0, 7.1, 7.2]),
-        ([7.0, 7.1], [9.0, 9.1]),
-        ([7.0], [9.0]),
-        ([7.0, 7.2, 7.4], [7.1, 7.3, 7.5]),
-        ([7.0, 7.2, 7.4], [7.25, 7.45, 7.65]),
-        ([7.0, 7.2, 7.4], [7.35, 7.5, 7.65]),
-        ([7.0, 7.2, 7.4], [7.33, 7.53, 7.73]),
-        ([7.0, 7.2, 7.4, 7.0, 7.4], [7.5, 7.5, 7.5, 7.5, 7.5]),
-        ([7.0, 7.2, 7.4], [7.3, 7.5, 7.7]),
-        ([7.0, 7.2, 7.4], [7.2, 7.4, 7.6]),
-        ([7.1, 7.1, 7.1], [7.1, 7.3, 7.5]),
-    ]
-    found, right = [lower(list(a), list(b)) for a, b in cases], [rule(a, b) for a, b in cases]
+    found, right = [lower(list(a), list(b)) for a, b in CASES], decide_all()
     odd = [answer for answer in found if answer not in ("a", "b", "inconclusive")]
     expect(not odd, f"the answer is 'a', 'b' or 'inconclusive', and yours was {odd[0] if odd else ''!r}")
-    swap = {"a": "b", "b": "a", "inconclusive": "inconclusive"}
-    mistakes = {
-        "the lower error is the better one, and you name the other": [swap[answer] for answer in right],
-        "with fewer than three seeds a side nothing is decided": [rule(a, b, least=0) for a, b in cases],
-        "with fewer than three seeds a side nothing is decided, and yours decides with two": [
-            rule(a, b, least=2) for a, b in cases
-        ],
-        "you divide by nothing: a standard error is a standard deviation over the root of the number of seeds": [
-            rule(a, b, root=False) for a, b in cases
-        ],
-        "the difference has to exceed twice its standard error, and yours need only exceed it once": [
-            rule(a, b, times=1) for a, b in cases
-        ],
-        "a standard deviation estimated from n seeds divides by n - 1, and yours by n": [
-            rule(a, b, ddof=0) for a, b in cases
-        ],
-        "the variances of both means add up in their difference, and yours has only the larger": [
-            rule(a, b, total=max) for a, b in cases
-        ],
-        "the variances of both means add up in their difference, and yours has only that of a": [
-            rule(a, b, total=lambda parts: parts[0]) for a, b in cases
-        ],
-        "any difference of means decides in yours, however much the seeds scatter": [rule(a, b, 0) for a, b in cases],
-        "yours never decides": ["inconclusive"] * len(cases),
-    }
     if found != right:
-        for mistake, wrong in mistakes.items():
+        for mistake, wrong in wrong_rules(right).items():
             expect(found != wrong, mistake)
         case = next(i for i, answer in enumerate(found) if answer != right[i])
         raise Mistake(
-            f"for a = {cases[case][0]} and b = {cases[case][1]} the answer is {right[case]!r}, not {found[case]!r}"
+            f"for a = {CASES[case][0]} and b = {CASES[case][1]} the answer is {right[case]!r}, not {found[case]!r}"
         )
     return "three seeds a side at least, and a difference above twice its standard error."
+
+
+CASES = [
+    ([7.0, 7.1, 7.2], [9.0, 9.1, 9.2]),
+    ([9.0, 9.1, 9.2], [7.0, 7.1, 7.2]),
+    ([7.0, 7.1], [9.0, 9.1]),
+    ([7.0], [9.0]),
+    ([7.0, 7.1, 7.2, 7.3], [9.0, 9.1]),
+    ([7.0, 7.1, 7.2], [9.0, 9.1]),
+    ([7.0, 7.2, 7.4], [7.1, 7.3, 7.5]),
+    ([7.0, 7.2, 7.4], [7.18, 7.38, 7.58]),  # 1.1 standard errors
+    ([7.0, 7.2, 7.4], [7.25, 7.45, 7.65]),
+    ([7.0, 7.2, 7.4], [7.323, 7.523, 7.723]),  # 1.98
+    ([7.0, 7.2, 7.4], [7.33, 7.53, 7.73]),  # 2.02
+    ([7.0, 7.2, 7.4], [7.35, 7.5, 7.65]),
+    ([7.0, 7.2, 7.4, 7.0, 7.4], [7.5, 7.5, 7.5, 7.5, 7.5]),
+    ([7.0, 7.2, 7.4], [7.3, 7.5, 7.7]),
+    ([7.1, 7.1, 7.1], [7.1, 7.3, 7.5]),
+    ([7.1, 7.1, 7.1], [6.7, 7.2, 7.7]),
+    ([7.0, 7.6, 7.6], [7.85, 7.9, 7.95]),  # the means decide, the medians would not
+    ([7.0, 7.2, 7.4], [7.2, 7.4, 7.6, 7.8, 8.0, 7.2, 7.4, 7.6]),  # divided by 3 both, the variances would be too large
+]
+
+
+def decide(a, b, times=2.0, ddof=1, least=3, count=min, root=lambda n: n, total=sum) -> str:
+    """The rule, or with other options one like it; `root` of the number of seeds divides a variance."""
+    a, b = pd.Series(a, dtype=float), pd.Series(b, dtype=float)
+    if count((len(a), len(b))) < least:
+        return "inconclusive"
+    variance = total([x.var(ddof=ddof) / root(len(x)) for x in (a, b)])
+    difference = a.mean() - b.mean()
+    if abs(difference) <= times * variance**0.5:
+        return "inconclusive"
+    return "b" if difference > 0 else "a"
+
+
+def decide_all(**options) -> list[str]:
+    return [decide(a, b, **options) for a, b in CASES]
+
+
+def wrong_rules(right: list[str]) -> dict[str, list[str]]:
+    """What a rule with one mistake says of the cases."""
+    swap = {"a": "b", "b": "a", "inconclusive": "inconclusive"}
+    added = "the standard errors themselves are added in yours: their squares add up, and the root is taken of the sum"
+    undivided = "you divide by nothing: a standard error is a standard deviation over the root of the number of seeds"
+    return {
+        "the lower error is the better one, and you name the other": [swap[answer] for answer in right],
+        "with fewer than three seeds a side nothing is decided": decide_all(least=0),
+        "with fewer than three seeds a side nothing is decided, and yours decides with two": decide_all(least=2),
+        "both sides need three seeds, and in yours one side is enough": decide_all(count=max),
+        "each side needs three seeds, and yours counts both together": decide_all(count=sum, least=6),
+        undivided: decide_all(root=lambda n: 1),
+        "you divide a standard deviation by the number of seeds: by its root": decide_all(root=lambda n: n**2),
+        added: decide_all(total=lambda parts: sum(part**0.5 for part in parts) ** 2),
+        "the difference has to exceed twice its standard error, and yours need only exceed it once": decide_all(
+            times=1
+        ),
+        "a standard deviation estimated from n seeds divides by n - 1, and yours by n": decide_all(ddof=0),
+        "the variances of both means add up in their difference, and yours has only the larger": decide_all(total=max),
+        "the variances of both means add up in their difference, and yours has only that of a": decide_all(
+            total=lambda parts: parts[0]
+        ),
+        "any difference of means decides in yours, however much the seeds scatter": decide_all(times=0),
+        "yours never decides": ["inconclusive"] * len(CASES),
+    }
