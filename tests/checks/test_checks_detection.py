@@ -23,6 +23,15 @@ def common(a, b):
     return (torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2])).clamp(min=0).prod(2)
 
 
+def around(a, b):
+    return (torch.maximum(a[:, None, 2:], b[:, 2:]) - torch.minimum(a[:, None, :2], b[:, :2])).prod(2)
+
+
+def late(a, b):
+    both = (torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2])).prod(2).clamp(min=0)
+    return both / (area(a)[:, None] + area(b) - both)
+
+
 def as_corners(boxes):
     return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
 
@@ -30,6 +39,9 @@ def as_corners(boxes):
 @parametrised(
     {
         "not clamped": (lambda a, b: iou(a, b, low=-99.0), "clamp sides at 0"),
+        "clamped late": (lambda a, b: iou(a, b, low=-99.0).clamp(min=0), "clamped too late"),
+        "product clamped": (late, "clamped too late"),
+        "box around": (lambda a, b: common(a, b) / around(a, b), "smallest box around"),
         "counted twice": (lambda a, b: iou(a, b, twice=True), "counted twice"),
         "a pixel more": (lambda a, b: iou(a, b, pixel=1), "a pixel too much"),
         "width and height": (lambda a, b: iou(as_corners(a), as_corners(b)), "width, height"),
@@ -86,6 +98,33 @@ def raw(scores, overlaps):
     return float((values * hits).sum() / overlaps.shape[1])
 
 
+def from_the_front(scores, overlaps):
+    hits, values = precision(scores, overlaps)
+    return float((values.cummax(0).values * hits).sum() / overlaps.shape[1])
+
+
+def all_at_once(scores, overlaps):
+    """One detection takes every object that it overlaps."""
+    taken, hits = set(), []
+    for row in overlaps[scores.argsort(descending=True)]:
+        new = set((row >= 0.5).nonzero().flatten().tolist()) - taken
+        hits.append(bool(new))
+        taken |= new
+    hits = torch.tensor(hits).float()
+    return float((envelope(hits.cumsum(0) / torch.arange(1, len(hits) + 1)) * hits).sum() / overlaps.shape[1])
+
+
+def best_that_is_left(scores, overlaps):
+    """As COCO matches: the object overlapped most of those that no one has found yet."""
+    left, hits = overlaps.clone(), []
+    for detection in scores.argsort(descending=True):
+        hits.append(float(left[detection].max() >= 0.5))
+        if hits[-1]:
+            left[:, left[detection].argmax()] = 0
+    hits = torch.tensor(hits)
+    return float((envelope(hits.cumsum(0) / torch.arange(1, len(hits) + 1)) * hits).sum() / overlaps.shape[1])
+
+
 def over(divisor):
     return lambda s, o: float(exact(s, o) * o.shape[1] / divisor(s, o))
 
@@ -99,6 +138,10 @@ def over(divisor):
         "found": (over(lambda s, o: precision(s, o)[0].sum()), "missed ones count"),
         "detections": (over(lambda s, o: len(s)), "number of detections"),
         "no threshold": (lambda s, o: exact(s, o, threshold=0.01), "IoU of 0.5"),
+        "from the front": (from_the_front, "up to each recall"),
+        "all at once": (all_at_once, "finds several objects"),
+        "stricter": (lambda s, o: exact(s, o, threshold=0.59), "rank, match, interpolate"),
+        "no return": (lambda s, o: None, "is a return missing"),
         "eleven": (lambda s, o: at(s, o, 11), "VOC 2007"),
         "precision": (lambda s, o: precision(s, o)[0].mean(), "precision of the whole list"),
         "recall": (lambda s, o: precision(s, o)[0].sum() / o.shape[1], "recall of the whole list"),
@@ -109,7 +152,7 @@ def test_a_wrong_average_precision_is_named(mutant, phrase):
     assert_named(checks.check_average_precision(mutant), phrase)
 
 
-@pytest.mark.parametrize("answer", [exact, lambda s, o: float(exact(s, o)), lambda s, o: at(s, o, 101)])
+@pytest.mark.parametrize("answer", [exact, best_that_is_left, lambda s, o: at(s, o, 101)])
 def test_a_right_average_precision_is_accepted(answer):
     assert checks.check_average_precision(answer).state == "right"
 
@@ -141,6 +184,23 @@ def outer_only(network):
     return network
 
 
+def fix_with(*values):
+    """Constant layers, of these of the old one's values alone."""
+
+    def freeze(network):
+        for path in [path for path, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]:
+            old = network.get_submodule(path)
+            fixed = FrozenBatchNorm2d(old.num_features, old.eps if "eps" in values else 1e-5)
+            fixed.load_state_dict({k: v for k, v in old.state_dict().items() if k in values}, strict=False)
+            network.set_submodule(path, fixed)
+        return network
+
+    return freeze
+
+
+STATE = ("running_mean", "running_var", "weight", "bias")
+
+
 def keep_but_learn(network):
     for norm in norms(network):
         norm.eval()
@@ -156,6 +216,8 @@ def keep_but_learn(network):
         "momentum": (for_each(lambda norm: setattr(norm, "momentum", 0.0)), "stand still"),
         "outer only": (outer_only, "a layer within a layer"),
         "scale learned": (keep_but_learn, "scale and shift"),
+        "no eps": (fix_with(*STATE), "mean, variance, scale, shift and eps"),
+        "no values": (fix_with("eps"), "mean, variance, scale, shift and eps"),
         "nothing learned": (lambda network: freeze_norms(network).requires_grad_(False), "nothing is left"),
         "removed": (lambda n: nn.Sequential(n[0], n[2], n[3][0], n[3][2]), "batch normalisation is gone"),
         "one learned": (
@@ -168,7 +230,9 @@ def test_a_wrong_freeze_is_named(mutant, phrase):
     assert_named(checks.check_freeze(mutant), phrase)
 
 
-@pytest.mark.parametrize("answer", [freeze_norms, keep_in_evaluation, lambda n: freeze_norms(n) and None])
+@pytest.mark.parametrize(
+    "answer", [freeze_norms, keep_in_evaluation, fix_with(*STATE, "eps"), lambda n: freeze_norms(n) and None]
+)
 def test_a_right_freeze_is_accepted(answer):
     assert checks.check_freeze(answer).state == "right"
 

@@ -22,6 +22,7 @@ def cost(ins, outs, kernel, stride, side):
         "stride once": (lambda i, o, k, s, n: i * o * k**2 * n**2 // s, "yours shortens one"),
         "side for area": (lambda i, o, k, s, n: i * o * k**2 * (n // s), "you have its side"),
         "unknown": (lambda *a: cost(*a) + 1, "the counter finds"),
+        "no return": (lambda *a: None, "is a return missing"),
     }
 )
 def test_a_wrong_cost_is_named(mutant, phrase):
@@ -52,6 +53,7 @@ def crops(image, size, inset=0, shift=0, rounding=0, views=slice(None), dims=(2,
         "centre the other way": (lambda i, s: crops(i, s, shift=-1), "to the other side"),
         "no centre": (lambda i, s: crops(i, s, views=[0, 1, 2, 3, 0]), "no centre"),
         "only centre": (lambda i, s: crops(i, s, views=[4] * 5), "no corner"),
+        "a corner missing": (lambda i, s: crops(i, s)[[0, 1, 2, 3, 4, 5, 6, 7, 9, 9]], "one is missing"),
         "noise": (lambda i, s: torch.rand(10, 3, s, s), "some views"),
         "size": (lambda i, s: crops(i, s - 1), "the shape is"),
     }
@@ -81,6 +83,7 @@ def logits(network, crops):
 @parametrised(
     {
         "logits": (lambda n, c: logits(n, c).mean(0).softmax(1), "before the softmax"),
+        "mean crop": (lambda n, c: n(c.mean(0)).softmax(1), "the crops are averaged"),
         "no softmax": (lambda n, c: logits(n, c).mean(0), "softmax is missing"),
         "sum": (lambda n, c: logits(n, c).softmax(2).sum(0), "divide by ten"),
         "over crops": (lambda n, c: logits(n, c).softmax(0).mean(0), "over the ten crops"),

@@ -38,6 +38,8 @@ WEAKENED = {
     "no ReLU": (lambda b, x, s: branch(b, x) + s * b.shortcut(x), "last ReLU is missing"),
     "early ReLU": (lambda b, x, s: branch(b, x).relu() + s * b.shortcut(x), "ReLU comes before the addition"),
     "x itself": (lambda b, x, s: (branch(b, x) + s * x).relu(), "take block.shortcut(x)"),
+    "before the shortcut": (lambda b, x, s: (branch(b, x) + b.shortcut(s * x)).relu(), "what goes into the shortcut"),
+    "evaluation": (lambda b, x, s: weakened(b.eval(), x, s), "leave it in the mode"),
     "weights changed": (weakening_for_good, "the block itself has changed"),
 }
 
@@ -187,6 +189,7 @@ LESIONS = {
     "block replaced": (lambda n, k: replaced(n, k, n.blocks[k].shortcut, lambda n: n), "copy.deepcopy"),
     "shallow copy": (lambda n, k: zeroing(n, k, copy.copy), "copy.deepcopy"),
     "training mode": (lambda n, k: lesion(n, k).train(), "in training mode"),
+    "evaluation mode": (lambda n, k: lesion(n, k).eval(), "in evaluation mode"),
     "an error": (lambda n, k: 10.0, "a network is wanted"),
 }
 

@@ -24,9 +24,10 @@ def shared(a: Tensor, b: Tensor, pixel: int = 0, clamped: bool = True) -> Tensor
 def check_iou(iou: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`iou(a, b)` for boxes (n, 4) and (m, 4), each left, top, right, bottom, compared with torchvision's."""
     a = torch.tensor([[0.0, 0, 4, 4], [1, 2, 9, 8], [20, 20, 26, 30]])
-    b = torch.tensor([[2.0, 1, 6, 5], [0, 0, 4, 4], [3, 3, 5, 7], [12, 13, 14, 16]])
+    b = torch.tensor([[2.0, 1, 6, 5], [0, 0, 4, 4], [3, 3, 5, 7], [12, 13, 14, 16], [5, 12, 7, 15]])
     total, common = areas(a)[:, None] + areas(b), shared(a, b)
     free, pixels = shared(a, b, clamped=False), shared(a, b, 1)
+    hull = (torch.maximum(a[:, None, 2:], b[:, 2:]) - torch.minimum(a[:, None, :2], b[:, :2])).prod(2)
     as_sides = [torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1) for box in (a, b)]
     mistakes = {
         "boxes that lie apart share something: two negative sides make a positive area, so clamp sides at 0": free
@@ -35,9 +36,15 @@ def check_iou(iou: Callable[[Tensor, Tensor], Tensor]) -> str:
         "each side has a pixel too much: edges are places, and a box from 0 to 4 is 4 wide": pixels
         / (areas(a, 1)[:, None] + areas(b, 1) - pixels),
         "the boxes are read as left, top, width, height: theirs are left, top, right, bottom": box_iou(*as_sides),
-        "that is the share of the smaller box: divide by what both cover": common
+        "that is the share of the smaller box: divide by what at least one of them covers": common
         / torch.minimum(areas(a)[:, None], areas(b)),
-        "that is the share of the first box: divide by what both cover": common / areas(a)[:, None],
+        "that is the share of the first box: divide by what at least one of them covers": common / areas(a)[:, None],
+        "below the line is the smallest box around both: it is the area that at least one of them covers": common
+        / hull,
+        "it is clamped too late: two negative sides make a positive area, so clamp each side at 0": [
+            free.clamp(min=0) / (total - free.clamp(min=0)),
+            (free / (total - free)).clamp(min=0),
+        ],
         "that is the shared area: divide it by the area of both together": common,
         "that is the generalised IoU, below 0 for boxes apart: IoU is 0 there": generalized_box_iou(a, b),
         "rows and columns are exchanged: a's boxes are the rows": box_iou(b, a),
@@ -47,12 +54,12 @@ def check_iou(iou: Callable[[Tensor, Tensor], Tensor]) -> str:
     return "as torchvision has it, 0 for boxes that lie apart"
 
 
-# Eight detections of five objects: no detection overlaps two objects, two come second to an object, one finds none.
-SCORES = torch.tensor([0.30, 0.95, 0.55, 0.80, 0.10, 0.70, 0.45, 0.90])
+# Eight detections of five objects: the first finds none, the second could match two objects, two come second to one.
+SCORES = torch.tensor([0.30, 0.90, 0.55, 0.80, 0.95, 0.70, 0.45, 0.10])
 OVERLAPS = torch.tensor(
     [
-        [0.0, 0.0, 0.72, 0.0, 0.0],
-        [0.85, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.56, 0.0, 0.0],
+        [0.85, 0.0, 0.0, 0.55, 0.0],
         [0.0, 0.0, 0.0, 0.66, 0.1],
         [0.6, 0.0, 0.0, 0.0, 0.0],
         [0.0, 0.0, 0.0, 0.0, 0.3],
@@ -63,13 +70,17 @@ OVERLAPS = torch.tensor(
 )
 
 
-def ranked_hits(order: Tensor, threshold: float = 0.5, duplicates: bool = False) -> Tensor:
-    """1 for each detection that finds an object, in this order; an object is found once, or by all `duplicates`."""
+def ranked_hits(order: Tensor, threshold: float = 0.5, duplicates: bool = False, several: bool = False) -> Tensor:
+    """1 for each detection that finds an object, in this order.
+
+    An object is found once, or by all `duplicates`; a detection finds the object it overlaps most, or `several`.
+    """
     found, hits = set(), []
     for row in OVERLAPS[order]:
-        best = int(row.argmax())
-        hits.append(bool(row[best] >= threshold) and (duplicates or best not in found))
-        found |= {best} if hits[-1] else set()
+        matched = set((row >= threshold).nonzero().flatten().tolist())
+        matched = matched if several else matched & {int(row.argmax())}
+        hits.append(bool(matched if duplicates else matched - found))
+        found |= matched
     return torch.tensor(hits).float()
 
 
@@ -99,8 +110,6 @@ def check_average_precision(average_precision: Callable[[Tensor, Tensor], float]
     """
     order, objects = SCORES.argsort(descending=True), OVERLAPS.shape[1]
     hits = ranked_hits(order)
-    recall = torch.cat([torch.zeros(1), hits.cumsum(0) / objects])
-    slanted = torch.trapezoid(torch.cat([torch.ones(1), precision_of(hits)]), recall)
     mistakes = {
         "a second detection of an object counts as found again: it is a false positive": area(
             ranked_hits(order, duplicates=True), objects
@@ -118,11 +127,18 @@ def check_average_precision(average_precision: Callable[[Tensor, Tensor], float]
         "that is VOC 2007's mean over eleven recalls: the area is wanted": at_recalls(
             hits, objects, torch.linspace(0, 1, 11)
         ),
+        "the highest precision is taken up to each recall: take it from there on": float(
+            (precision_of(hits, interpolated=False).cummax(0).values * hits).sum() / objects
+        ),
+        "one detection finds several objects: it matches the one that it overlaps most": area(
+            ranked_hits(order, several=True), objects
+        ),
         "that is the precision of the whole list: the ranking does not matter to it": float(hits.mean()),
         "that is the recall of the whole list: precision does not matter to it": float(hits.sum() / objects),
-        "the points are joined by slanted lines: the interpolated curve is a staircase": float(slanted),
     }
-    found, right = float(average_precision(SCORES.clone(), OVERLAPS.clone())), area(hits, objects)
+    found, right = average_precision(SCORES.clone(), OVERLAPS.clone()), area(hits, objects)
+    expect(found is not None, "the answer is None, and a number is wanted: is a return missing?")
+    found = float(found)
     if abs(found - right) > 1e-4 and abs(found - at_recalls(hits, objects, torch.linspace(0, 1, 101))) > 1e-4:
         for mistake, wrong in mistakes.items():
             expect(abs(found - wrong) > 1e-4, mistake)
@@ -134,7 +150,7 @@ def check_average_precision(average_precision: Callable[[Tensor, Tensor], float]
 def check_freeze(freeze: Callable[[nn.Module], nn.Module]) -> str:
     """Appendix A: statistics, scale and shift are constants; the convolutions go on learning, after train() too."""
     inner = nn.Sequential(nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
-    network = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), inner)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, eps=0.1), nn.ReLU(), inner)
     for norm in (network[1], inner[1]):
         for values in (norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data):
             values.uniform_(0.5, 1.5)
@@ -144,14 +160,17 @@ def check_freeze(freeze: Callable[[nn.Module], nn.Module]) -> str:
     answer = freeze(network)
     answer = (network if answer is None else answer).train()
     with torch.no_grad():
-        right, first = wanted(images), answer(images)
+        right, first, alone = wanted(images), answer(images), answer(images[:2])
         answer(images + 3)
         later = copy.deepcopy(answer).eval()(images)
     learned = sum(p.numel() for p in answer.parameters() if p.requires_grad)
     same = torch.allclose(first, right, rtol=1e-4, atol=1e-5)
+    constant = torch.allclose(first[:2], alone, rtol=1e-4, atol=1e-5)
     moved = not torch.allclose(later, right, rtol=1e-4, atol=1e-5)
     bare = network_without_norms(wanted, images)
     expect(not torch.allclose(first, bare, atol=1e-4), "batch normalisation is gone: keep it as a constant")
+    carry = "carry each layer's mean, variance, scale, shift and eps over"
+    expect(same or not constant, f"it is constant, and not the function that the network was in evaluation: {carry}")
     statistics = "the statistics of the batch are used: train() turns batch normalisation on again, and eval() before"
     expect(same or moved, "in training the batch's own statistics are used, though the averages stand still")
     expect(same, f"{statistics} it does not last; or a layer within a layer is left out")

@@ -17,6 +17,7 @@ def check_convolution_cost(cost: Callable[[int, int, int, int, int], int]) -> st
         with torch.device("meta"):
             right = multiply_adds(conv(ins, outs, kernel, stride), torch.empty(1, ins, side, side))
         found, places, products = cost(ins, outs, kernel, stride, side), (side // stride) ** 2, ins * kernel**2
+        expect(found is not None, "the answer is None, and a number is wanted: is a return missing?")
         mistakes = {
             "it is twice that: a multiplication with its addition is one multiply-add in the paper": 2 * right,
             "these are the weights: each is used again at every place of the output": outs * products,
@@ -80,19 +81,23 @@ def check_ten_crops(crops: Callable[[Tensor, int], Tensor]) -> str:
             continue
         for mistake, wrong in mistakes.items():
             expect(not same_views(found, wrong), mistake)
-        expect(False, "some views are not corners, centre or their mirror images: look at each start, top and left")
+        strange = "some views are not corners, centre or their mirror images, or one is missing and another there twice"
+        expect(False, f"{strange}: look at each start, top and left, and at what is mirrored")
     return "corners, centre and mirrors; on an odd margin either middle will do"
 
 
 @exercise("return the scores (n, classes): the ten crops' softmax scores, averaged")
 def check_ten_crop_scores(scores: Callable[[nn.Module, Tensor], Tensor]) -> str:
     """Table 3: `scores(network, crops)` for crops (10, n, 3, h, w)."""
-    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).requires_grad_(False)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.Tanh(), nn.Linear(16, 5)).requires_grad_(False)
     crops = 3 * torch.randn(10, 4, 3, 4, 4)
     logits = torch.stack([network(view) for view in crops])
     each = logits.softmax(2)
     mistakes = {
         "the logits are averaged before the softmax: softmax comes first": logits.mean(0).softmax(1),
+        "the crops are averaged before the network sees them: each gets its own scores": network(crops.mean(0)).softmax(
+            1
+        ),
         "these are logits: softmax is missing": logits.mean(0),
         "the scores are summed: divide by ten": each.sum(0),
         "softmax runs over the ten crops: it belongs over the classes": logits.softmax(0).mean(0),

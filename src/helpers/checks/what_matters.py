@@ -14,20 +14,21 @@ from helpers.models import BasicBlock, ResNet, Spec
 
 @exercise("write weakened(block, x, strength): what the block puts out when its shortcut is multiplied by the strength")
 def check_weakened(weakened: Callable[[BasicBlock, Tensor, float], Tensor]) -> str:
-    """relu(F(x) + strength * shortcut(x)) of a basic block, with and without a change of shape."""
-    for block in (BasicBlock(4, 4), BasicBlock(4, 6, stride=2)):
-        for norm in (block.bn1, block.bn2):
+    """relu(F(x) + strength * shortcut(x)) of a basic block, with and without a change of shape, in both modes."""
+    for block in (BasicBlock(4, 4), BasicBlock(4, 6, stride=2), BasicBlock(4, 6, stride=2, shortcut="B")):
+        for norm in (module for module in block.modules() if isinstance(module, nn.BatchNorm2d)):
             nn.init.uniform_(norm.bias, -1, 1)
         x = torch.rand(6, 4, 6, 6)
-        before = {name: tensor.clone() for name, tensor in block.state_dict().items()}
-        for strength in (0.25, 0.0, 1.0):
+        before = [weight.clone() for weight in block.parameters()]
+        for strength, training in ((0.25, False), (0.0, False), (1.0, False), (0.5, True)):
             try:
-                found = weakened(block.eval(), x.clone(), strength)
+                found = weakened(block.train(training), x.clone(), strength)
             except RuntimeError as error:
                 expect(block.conv1.stride == (1, 1), "where the shape changes, x does not fit: take block.shortcut(x)")
                 raise error
-            same = all(torch.equal(before[name], tensor) for name, tensor in block.state_dict().items())
+            same = all(torch.equal(old, weight) for old, weight in zip(before, block.parameters(), strict=False))
             expect(same, "the block itself has changed: its weights are not to be touched, only what is added")
+            expect(block.training == training, "the block itself has changed: leave it in the mode in which it came")
             match(found, *strengths(block, x, strength))
     return "the branch as it is, the shortcut at its strength, ReLU last"
 
@@ -43,6 +44,7 @@ def strengths(block: BasicBlock, x: Tensor, s: float) -> tuple[Tensor, dict[str,
         "the branch is multiplied by 1 - strength, as a gate would do: it stays as it is": (1 - s) * f + s * shortcut,
         "the branch is multiplied by 1 - strength, and the shortcut not at all": (1 - s) * f + shortcut,
         "the shortcut is multiplied by 1 - strength: at strength 1 the net is the residual one": f + (1 - s) * shortcut,
+        "the strength multiplies what goes into the shortcut: multiply what comes out": f + block.shortcut(s * x),
         "the strength is squared: multiply once": f + s * s * shortcut,
         "the strength is added: it multiplies the shortcut": f + shortcut + s,
     }
@@ -157,7 +159,8 @@ def check_lesion(lesion: Callable[[ResNet, int], nn.Module]) -> str:
             raise
         except RuntimeError as error:
             expect(
-                block.conv1.stride == (1, 1), f"block {k} changes the shape: not its input is left, but its shortcut"
+                block.conv1.stride == (1, 1),
+                f"block {k} changes the shape: what is left of it is its shortcut, not its input",
             )
             raise Mistake(f"for block {k}, the network no longer fits together: {error}") from None
         same = all(torch.equal(before.get(name), tensor) for name, tensor in network.state_dict().items())
@@ -169,6 +172,8 @@ def check_lesion(lesion: Callable[[ResNet, int], nn.Module]) -> str:
             "the network came in evaluation mode and yours is in training mode, where the batch decides: leave the mode"
         )
         expect(not left.training, mode)
+    mode = "the network came in training mode and yours is in evaluation mode: leave the mode"
+    expect(lesion(network.train(), 0).training, mode)
     return "block k passes on what its shortcut carries, and the network itself is whole"
 
 
