@@ -123,6 +123,11 @@ def test_the_last_iteration_is_reported_not_the_best(table):
     assert (ends.step == 3000).all() and len(ends) == 8
 
 
+def test_a_run_has_one_last_row_in_tables_that_were_put_together():
+    runs = pd.concat([pd.DataFrame(rows("plain", depth, 0)) for depth in (20, 56)])
+    assert list(last_rows(runs).network) == ["plain-20", "plain-56"]
+
+
 def test_the_words_and_the_stamp_come_from_the_data(table):
     one = table[table.seed == 0]
     assert "Residual nets, option A: 20 layers 5.00 % training, 10.00 % test; 56 layers 14.00 %" in describe_curves(one)

@@ -43,6 +43,7 @@ def style(by: str, value) -> dict[str, str]:
 
 def last_rows(runs: pd.DataFrame) -> pd.DataFrame:
     """The last iteration of each run: what is reported, whichever epoch was best."""
+    runs = runs.reset_index(drop=True)  # tables put together may have the same labels
     return runs if runs.empty else runs.loc[runs.groupby(RUN).step.idxmax()].reset_index(drop=True)
 
 
