@@ -70,8 +70,9 @@ def test_a_suite_lists_what_is_done_and_how_long_the_rest_takes(call, tmp_path):
     done, *missing = printed.out.splitlines()[:4]
     assert done == "plain-8 seed 0: done"
     for line, name in zip(missing, ("plain-20", "resnet-8", "resnet-20"), strict=True):
-        assert re.fullmatch(rf"{name} seed 0: missing +~1 min, (as|scaled from) (smoke|quick)/\S+", line)
-    assert re.search(r"About 1 min in all on this machine.* an\s+estimate", printed.out)
+        assert re.fullmatch(rf"{name} seed 0: missing +~[\d.]+ (min|h), (as|scaled from) \S+/\S+", line)
+    said = " ".join(printed.out.split())
+    assert re.search(r"About [\d.]+ (min|h) in all on this machine.* This is an estimate", said)
 
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -50,7 +50,7 @@ def train(
 
 @app.command()
 def suite(
-    name: Annotated[str, typer.Argument(help="smoke, quick, agreement, paper or options")],
+    name: Annotated[str, typer.Argument(help="smoke, quick, agreement, paper, options, variants or deviations")],
     only: Annotated[list[str] | None, typer.Option(help="only the experiments of this name; repeat for more")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="only these seeds; repeat for more")] = None,
     out: Annotated[Path | None, typer.Option(help="instead of data/runs/NAME (smoke: build/runs/NAME)")] = None,

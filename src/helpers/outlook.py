@@ -87,9 +87,9 @@ def remaining(run: Run, directory: Path) -> tuple[int, str]:
     else:
         path = about["path"]  # a run goes on as it was begun
     here = "a GPU (there is none here)" if path["device"] == "cuda" and not gpu else device_name(path["device"])
-    over = about is not None and (about["finished"] or about["config"] != config.as_dict())
+    another = about is not None and about["config"] != config.as_dict()
     done = rows[-1]["step"] if rows else 0
-    return 0 if over else config.schedule.steps - done, site(path, here)
+    return 0 if another else config.schedule.steps - done, site(path, here)
 
 
 def in_words(seconds: float) -> str:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from helpers import ROOT
-from helpers.analysis import count_cost
+from helpers.models import ResNet, Spec, count_parameters
 from helpers.paper import load_table
 from helpers.records import read_about, read_rows, run_folders, tabulate
 from helpers.train import Config, write
@@ -52,6 +53,11 @@ def spread(values: pd.Series) -> str:
     return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
 
 
+def parameters(spec: Spec) -> int:
+    with torch.device("meta"):
+        return count_parameters(ResNet(spec))
+
+
 def minutes(net: pd.DataFrame) -> str:
     """Of one run, in the mean over seeds, by the machine that they were on."""
     return ", ".join(f"{runs.seconds.mean() / 60:,.0f} ({machine})" for machine, runs in net.groupby("machine"))
@@ -73,7 +79,7 @@ def paper_rows(ends: pd.DataFrame) -> list[dict[str, str]]:
     return [
         {
             "net": name,
-            "parameters": f"{count_cost(net.spec.iloc[0])['parameters']:,}",
+            "parameters": f"{parameters(net.spec.iloc[0]):,}",
             "paper": paper.get(name, "–"),
             "ours": spread(net.test_error),
             "seeds": f"{len(net)}",
@@ -122,10 +128,10 @@ def tables(directory: Path = RUNS) -> str:
     full, others = ends[ends.suite == "paper"], ends[ends.suite != "paper"]
     parts = [as_markdown(paper_rows(full)), NOTES, *pictures("paper", list(PICTURES))] if len(full) else [NONE]
     if len(others):
-        parts += [as_markdown(other_rows(others)), *pictures("quick", ["curves"])]
+        parts.append(as_markdown(other_rows(others)))
     if processors := sorted(ends.processor[ends.machine == "CPU"].unique()):
         parts.append(f"CPU: {'; '.join(processors)}.")
-    return "\n\n".join(parts)
+    return "\n\n".join(parts + pictures("quick", ["curves"]))
 
 
 def renewed(readme: Path = README, directory: Path = RUNS) -> str:
