@@ -40,3 +40,8 @@ def test_a_check_leaves_the_generator_as_it_was():
 def test_a_prediction_is_told_how_far_off_it_was():
     assert reveal(3, 7.44, " points") == "It is 7.4 points. You guessed 3.0 points: off by -4.4 points."
     assert reveal(None, 0.5, "", 2) == "It is 0.50. You made no guess."
+
+
+@pytest.mark.parametrize("guess", ["3 %", (2, 3)])
+def test_a_prediction_that_is_no_number_stops_nothing(guess):
+    assert f"It is 7.4 %. Your guess, {guess!r}, is not a number" in reveal(guess, 7.44, " %")

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -87,4 +88,6 @@ def reveal(guess: float | None, found: float, unit: str = "", digits: int = 1) -
     answer = f"It is {found:,.{digits}f}{unit}."
     if guess is None:
         return f"{answer} You made no guess."
+    if not isinstance(guess, Real):
+        return f"{answer} Your guess, {guess!r}, is not a number: write one, without its unit."
     return f"{answer} You guessed {guess:,.{digits}f}{unit}: off by {guess - found:+,.{digits}f}{unit}."
