@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,14 +50,21 @@ def test_of_another_net_the_rate_is_scaled_by_multiply_adds(tmp_path):
     assert line == f"plain-110 seed 0: missing    ~{7200 * 16 * ratio / 3600:.0f} h, scaled from quick/plain-56"
 
 
-def test_the_nearest_net_is_the_own_experiment_then_the_likest_cost_then_the_same_shortcut(tmp_path):
+def test_the_nearest_net_is_the_own_experiment_then_the_likest_cost_then_the_same_kind(tmp_path):
     for name in ("plain-8", "plain-44", "resnet-44", "resnet-56-B"):
         write_run(tmp_path, "quick", name)
     known = paces(tmp_path)
     chosen = {
-        name: nearest(experiment(name), known).name for name in ("plain-8", "plain-32", "resnet-32", "resnet-110")
+        name: nearest(experiment(name), known).name
+        for name in ("plain-8", "plain-32", "resnet-32", "resnet-20-C", "resnet-110")
     }
-    wanted = {"plain-8": "plain-8", "plain-32": "plain-44", "resnet-32": "resnet-44", "resnet-110": "resnet-56-B"}
+    wanted = {
+        "plain-8": "plain-8",
+        "plain-32": "plain-44",
+        "resnet-32": "resnet-44",
+        "resnet-20-C": "resnet-44",
+        "resnet-110": "resnet-56-B",
+    }
     assert chosen == wanted
     narrow = experiment("resnet-44").config
     narrow = dataclasses.replace(narrow, spec=dataclasses.replace(narrow.spec, widths=(4, 8, 16)))
@@ -159,27 +167,37 @@ def test_times_are_as_exact_as_an_estimate_is(seconds, words):
     assert in_words(seconds) == words
 
 
-def test_missing_runs_are_recorded_after_saying_how_long_they_take(tmp_path, monkeypatch, capsys):
-    asked = []
+def test_missing_runs_are_recorded_once_all_hours_were_said(tmp_path, monkeypatch, capsys):
+    asked, said = [], []
 
     def record_suite(runs, directory, data, half_weights):
-        assert "About" in capsys.readouterr().out, "said first"
-        asked.append(([run.name for run in runs], directory, data.name, half_weights))
+        asked.append(([(run.name, run.config.seed) for run in runs], directory, data.name, half_weights))
+        said.append(capsys.readouterr().out)
 
     monkeypatch.setattr(module, "record_suite", record_suite)
-    monkeypatch.setattr(module, "RUNS", tmp_path)
-    live = (cifar_spec(20), 100.0)
-    record_missing("smoke", ["plain-8"], live=live, directory=tmp_path / "elsewhere" / "smoke")
-    record_missing("smoke", ["plain-8", "resnet-8"], [0], live)
+    monkeypatch.setattr(module, "load_data", lambda name: SimpleNamespace(name=name))
+    wanted = {"smoke": [], "options": ["resnet-20-B"]}
+    record_missing(wanted, [0], (cifar_spec(20), 100.0), tmp_path)
     assert asked == [
-        (["plain-8"], tmp_path / "elsewhere" / "smoke", "synthetic", False),
-        (["plain-8", "resnet-8"], tmp_path / "smoke", "synthetic", True),
+        (
+            [(name, 0) for name in ("plain-8", "plain-20", "resnet-8", "resnet-20")],
+            tmp_path / "smoke",
+            "synthetic",
+            True,
+        ),
+        ([("resnet-20-B", 0)], tmp_path / "options", "cifar10", True),
     ]
+    assert (
+        said[0].startswith("suite smoke\nplain-8 seed 0: missing") and "\nsuite options\nresnet-20-B seed 0" in said[0]
+    )
+    assert said[0].count("About") == 2 and not said[1]
+    record_missing({"options": ["resnet-20-C"]}, live=(cifar_spec(20), 100.0), directory=tmp_path)
+    assert asked[-1][0] == [("resnet-20-C", seed) for seed in range(3)], "all of the suite's seeds"
 
 
 def test_nothing_is_loaded_or_recorded_where_nothing_is_missing(tmp_path, monkeypatch, capsys):
     write_run(tmp_path, "paper", "plain-20", steps=64_000, rows=((32_000, 60), (64_000, 120)))
     monkeypatch.setattr(module, "load_data", None)
     monkeypatch.setattr(module, "record_suite", None)
-    record_missing("paper", ["plain-20"], [0], directory=tmp_path / "paper")
-    assert capsys.readouterr().out == "plain-20 seed 0: done\n"
+    record_missing({"paper": ["plain-20"]}, [0], directory=tmp_path)
+    assert capsys.readouterr().out == "suite paper\nplain-20 seed 0: done\n\n"

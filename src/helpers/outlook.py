@@ -64,12 +64,13 @@ def multiply_adds(spec: Spec) -> int:
 
 
 def nearest(run: Run, known: list[Pace]) -> Pace:
-    """The run's own experiment if it is among `known`, else the net most like it in multiply-adds."""
+    """Of `known` the run's own experiment, else the nearest in multiply-adds; of two such, plain beside plain."""
     spec = run.config.spec
 
     def unlike(pace: Pace) -> tuple:
         ratio = multiply_adds(pace.spec) / multiply_adds(spec)
-        return pace.name != run.name, abs(math.log(ratio)), pace.spec.shortcut != spec.shortcut
+        other_kind = (pace.spec.shortcut == "plain") != (spec.shortcut == "plain")
+        return pace.name != run.name, abs(math.log(ratio)), other_kind
 
     return min(known, key=unlike)
 
@@ -150,19 +151,19 @@ def conclude(times: list[float], unknown: set[str]) -> list[str]:
 
 
 def record_missing(
-    name: str,
-    only: list[str] | None = None,
+    wanted: dict[str, list[str]],
     seeds: list[int] | None = None,
     live: tuple[Spec, float] | None = None,
-    directory: Path | None = None,
+    directory: Path = RUNS,
 ) -> None:
-    """Say how long the missing runs of the suite `name` will take, as `outlook` has it, then record them.
+    """Say how long what is missing will take, as `outlook` has it, then record it in `directory`.
 
-    `only` these experiments and `seeds`, by default all, in `data/runs/<name>` or `directory`. Raises what `select`
-    and `record_suite` do.
+    `wanted` has a suite's experiments by the suite's name, an empty list for all; `seeds` are by default all that the
+    suite has. Raises what `select` and `record_suite` do.
     """
-    chosen, directory = suite(name), directory or RUNS / name
-    runs = select(chosen, only, seeds)
-    print("\n".join(outlook(runs, directory, live)), flush=True)
-    if any(progress(run, directory) != "done" for run in runs):
-        record_suite(runs, directory, load_data(chosen.data), half_weights=directory.parent == RUNS)
+    runs = {name: select(suite(name), only, seeds) for name, only in wanted.items()}
+    for name in wanted:
+        print("\n".join([f"suite {name}", *outlook(runs[name], directory / name, live), ""]), flush=True)
+    for name in wanted:
+        if any(progress(run, directory / name) != "done" for run in runs[name]):
+            record_suite(runs[name], directory / name, load_data(suite(name).data), half_weights=True)
