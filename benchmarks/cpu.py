@@ -76,12 +76,11 @@ def ours(depth: int, precision: str, compiled: bool):
     from helpers.train import evaluate, make_plans, prepare, start
 
     train, test = load_cifar10()
-    mean = mean_image(train)
     state = start(cifar(depth, precision=precision, compiled=compiled), "cpu")
-    evaluate(state.network, test, mean)
+    evaluate(state.network, test, mean_image(train))
     yield
     plan = next(make_plans(state.config, len(train.labels), 0))
-    place, take_step = prepare(state, train, mean, plan)
+    place, take_step = prepare(state, train, plan)
     place(plan)
     for _ in plan.rates:
         take_step()

@@ -12,13 +12,18 @@ from torchvision.datasets import CIFAR10
 from helpers import data
 from helpers.data import (
     DataError,
+    Draw,
     Split,
     augment,
     batches,
+    channel_statistics,
     draw_epoch,
+    draw_steps,
     fetch,
+    gather,
     load_data,
     mean_image,
+    normalise,
     synthetic,
 )
 
@@ -66,9 +71,53 @@ def test_a_stream_begun_later_goes_on_as_the_whole_one(count, batch_size):
         assert torch.equal(images, whole[first][0]) and torch.equal(labels, whole[first][1])
 
 
+def orders(sampling, count=50, batch_size=16, steps=30):
+    return draw_steps(count, batch_size, 0, 0, steps, sampling).order
+
+
+def test_with_replacement_images_repeat_within_an_epoch():
+    order = orders("replacement").flatten()
+    assert order.min() >= 0 and order.max() < 50
+    distinct = [len(part.unique()) for part in order.split(50)[:-1]]
+    assert 25 < sum(distinct) / len(distinct) < 38, "a share of 1 - 1/e, 32 of 50, is expected"
+
+
+def test_the_last_partial_batch_can_be_dropped():
+    """As torch's DataLoader does: three batches of 16 an epoch, no image twice in it, two left out."""
+    epochs = orders("drop last").view(10, 48)
+    assert all(len(epoch.unique()) == 48 for epoch in epochs)
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 10
+    later = draw_steps(50, 16, 0, 7, 2, "drop last").order
+    assert torch.equal(later, orders("drop last")[7:9])
+
+
+@pytest.mark.parametrize("padding", ["black", "reflect"])
+def test_other_paddings_are_torchvisions(padding):
+    """Padded with black before the mean is subtracted; or by reflection."""
+    split, mean = Split(torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40)), torch.rand(3, 8, 8)
+    draw = Draw(*(part[0] for part in draw_steps(40, 20, 0, 0, 1)))
+    images, _ = gather(split, mean, draw, padding=padding)
+    for ours, index, (top, left), flip in zip(images, *draw, strict=True):
+        mode = "reflect" if padding == "reflect" else "constant"
+        theirs = TF.pad(split.images[index].float() / 255 - (mean if mode == "reflect" else 0), [4], padding_mode=mode)
+        theirs = TF.crop(theirs, int(top), int(left), 8, 8)
+        theirs = TF.hflip(theirs) if flip else theirs
+        torch.testing.assert_close(ours, theirs - (0 if mode == "reflect" else mean))
+
+
+def test_channel_statistics_are_torchs():
+    split = Split(torch.randint(0, 256, (2100, 3, 4, 5), dtype=torch.uint8), torch.zeros(2100))
+    mean, std = channel_statistics(split)
+    exact = split.images.double() / 255
+    torch.testing.assert_close(mean.flatten().double(), exact.mean((0, 2, 3)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(std.flatten().double(), exact.std((0, 2, 3), correction=0), rtol=1e-6, atol=0)
+    whitened = normalise(split.images, mean, std)
+    torch.testing.assert_close(whitened.std((0, 2, 3), correction=0), torch.ones(3))
+
+
 def test_seeds_and_epochs_differ():
-    orders = [draw_epoch(1000, seed, epoch).order.tolist() for seed in range(3) for epoch in range(3)]
-    assert len(set(map(tuple, orders))) == 9
+    drawn = [draw_epoch(1000, seed, epoch).order.tolist() for seed in range(3) for epoch in range(3)]
+    assert len(set(map(tuple, drawn))) == 9
 
 
 def test_images_and_labels_stay_together_and_the_mean_is_taken_before_padding():

@@ -6,6 +6,7 @@ import torchvision
 from torch import nn
 
 from helpers.analysis import count_cost
+from helpers.experiments import EXPERIMENTS
 from helpers.models import (
     BasicBlock,
     Bottleneck,
@@ -14,9 +15,12 @@ from helpers.models import (
     ResNet,
     Scale,
     Spec,
+    SplitNorm,
     cifar_spec,
     count_parameters,
     imagenet_spec,
+    initialise,
+    split_norms,
 )
 from helpers.paper import load_table
 
@@ -182,6 +186,47 @@ def test_initialisation_is_he_normal_by_fan_in():
     assert conv.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.01)
     assert network.fc.weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.01)
     assert not network.fc.bias.any()
+
+
+def test_initialisation_by_fan_out_is_torchvisions():
+    network = ResNet(imagenet_spec(18))
+    initialise(network, "fan out")
+    theirs = torchvision.models.resnet18()
+    for ours, layer in ((network.stem[0], theirs.conv1), (network.blocks[2].conv1, theirs.layer2[0].conv1)):
+        assert ours.weight.std().item() == pytest.approx(layer.weight.std().item(), rel=0.03)
+
+
+def test_blocks_with_a_last_norm_of_zero_begin_as_their_shortcuts():
+    network = ResNet(Spec((2,), (8,)))
+    initialise(network, "zero last")
+    images = torch.randn(4, 3, 8, 8)
+    stem = network.stem(images)
+    torch.testing.assert_close(network.blocks(stem), stem)
+
+
+def test_a_split_norm_is_one_norm_for_each_part():
+    network = ResNet(Spec((1,), (4,), shortcut="C"))
+    split_norms(network, 2)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 4 and all(type(norm) is SplitNorm for norm in norms)
+    x, norm, alone = torch.randn(6, 4, 5, 5), norms[0], nn.BatchNorm2d(4)
+    torch.testing.assert_close(norm(x), torch.cat([alone(x[:3]), alone(x[3:])]))
+    torch.testing.assert_close(norm.running_var, alone.running_var)
+    torch.testing.assert_close(norm.eval()(x), alone.eval()(x))
+    assert network.state_dict().keys() == ResNet(network.spec).state_dict().keys()
+
+
+def test_a_plain_net_of_one_layer_blocks_is_the_plain_net():
+    """So plain-56 stands beside resnet-56-single."""
+    config, images = EXPERIMENTS["resnet-56-single"], torch.randn(2, 3, 16, 16)
+    specs = dataclasses.replace(config.spec, shortcut="plain"), cifar_spec(56, "plain")
+    first, second = (seeded(spec)(images) for spec in specs)
+    assert config.spec.depth == 56 and torch.equal(first, second)
+
+
+def seeded(spec):
+    torch.manual_seed(0)
+    return ResNet(spec)
 
 
 @pytest.mark.parametrize(("depth", "near"), [(21, "20 and 26"), (19, "14 and 20"), (2, "8 and 14"), (-4, "8 and 14")])

@@ -226,6 +226,23 @@ def test_a_suite_does_what_is_missing_and_nothing_twice(tmp_path, tiny_config, t
     assert (tmp_path / "a" / "seed-0" / "run.json").stat().st_mtime_ns == stamp
 
 
+def test_runs_recorded_at_once_are_the_runs_they_would_be_alone(tmp_path, tiny_config, tiny_data):
+    chosen = [runs.Run(name, dataclasses.replace(tiny_config, seed=s)) for name in ("a", "b") for s in range(3)]
+    record_suite(chosen, tmp_path / "at once", tiny_data, jobs=4)
+    for run in chosen:
+        alone = record(*run, tmp_path / "alone", data=tiny_data)
+        assert contents(alone) == contents(tmp_path / "at once" / run.name / f"seed-{run.config.seed}")
+
+
+def test_of_runs_recorded_at_once_a_failure_is_reported_and_starts_nothing_more(tmp_path, tiny_config, tiny_data):
+    chosen = [runs.Run(name, tiny_config) for name in "abcdef"]
+    record("b", dataclasses.replace(tiny_config, momentum=0.5), tmp_path, data=tiny_data)
+    with pytest.raises(RunError, match="holds another run"):
+        record_suite(chosen, tmp_path, tiny_data, jobs=2)
+    states = [progress(run, tmp_path) for run in chosen]
+    assert states[0] == "done" and states[3:] == ["missing"] * 3
+
+
 def test_a_suite_hands_its_time_down_and_ends_with_the_run_that_it_stopped(tmp_path, tiny_config, monkeypatch):
     chosen = [runs.Run(name, tiny_config) for name in ("a", "b")]
     asked = []

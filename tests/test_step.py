@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import step
-from helpers.models import ResNet, Spec, cifar_spec, imagenet_spec
+from helpers.models import ResNet, Spec, cifar_spec, imagenet_spec, split_norms
 from helpers.step import Device, NormReLU, Path, PathError, choose_path, fuse, has_compiler, make_step, take_path
 
 COMPILER = pytest.mark.skipif(not has_compiler("cpu"), reason="no C++ compiler here")
@@ -66,6 +66,13 @@ def test_every_norm_and_relu_of_the_papers_nets_is_fused():
         fused = fuse(ResNet(spec))
         assert sum(isinstance(module, NormReLU) for module in fused.modules()) == count
         assert not any("relu" in str(node.target) for node in fused.graph.nodes)
+
+
+def test_norms_of_another_kind_are_left_alone():
+    net = network(Spec((1,), (4,)))
+    split_norms(net, 2)
+    images, _ = batch()
+    torch.testing.assert_close(fuse(net)(images), net(images))
 
 
 def test_fusing_leaves_the_network_as_it_was():

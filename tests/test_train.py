@@ -7,7 +7,8 @@ import tape
 import torch
 import torch.nn.functional as F
 
-from helpers.data import Split, batches, mean_image, normalise, synthetic
+from helpers.data import Split, batches, channel_statistics, mean_image, normalise, synthetic
+from helpers.experiments import DEVIATIONS
 from helpers.models import Spec
 from helpers.train import CheckpointError, Config, NotFinite, Schedule, advance, evaluate, load, save, start, train
 
@@ -191,9 +192,61 @@ def test_a_net_broken_by_the_last_step_is_noticed_too(tiny_config, tiny_data):
         next(train(state, tiny_data.train, tiny_data.test))
 
 
-def test_an_unknown_precision_is_refused(tiny_config):
-    with pytest.raises(ValueError, match="choose auto, float32 or bfloat16"):
-        dataclasses.replace(tiny_config, precision="bf16")
+@pytest.mark.parametrize(
+    ("field", "value", "known"),
+    [
+        ("precision", "bf16", "auto, float32, bfloat16"),
+        ("padding", "zero", "zeros, black, reflect"),
+        ("sampling", "random", "epochs, replacement, drop last"),
+        ("initialisation", "xavier", "fan in, fan out, zero last"),
+    ],
+)
+def test_an_unknown_choice_is_refused(tiny_config, field, value, known):
+    with pytest.raises(ValueError, match=f"unknown {field} '{value}': choose {known}"):
+        dataclasses.replace(tiny_config, **{field: value})
+
+
+def test_images_left_out_are_neither_trained_nor_evaluated_on(tiny_config, tiny_data):
+    fewer = Split(tiny_data.train.images[:50], tiny_data.train.labels[:50])
+    expected = next(train(start(tiny_config), fewer, tiny_data.test))
+    row = next(train(start(dataclasses.replace(tiny_config, left_out=10)), *tiny_data[1:3]))
+    assert all(row[key] == expected[key] for key in row if key not in ("seconds", "images_per_second"))
+
+
+def first_losses(config, data, count=5):
+    """Of single steps, by the training loop."""
+    stepwise = dataclasses.replace(config, eval_every=1)
+    return [row["train_loss"] for row in itertools.islice(train(start(stepwise), *data[1:3]), count)]
+
+
+@pytest.mark.parametrize("name", DEVIATIONS)
+def test_every_deviation_changes_the_run_and_nothing_else_does(tiny_config, tiny_data, name):
+    how = {"left_out": 10} if name == "45k" else DEVIATIONS[name]  # there are sixty images
+    config = dataclasses.replace(tiny_config, **how)
+    assert first_losses(config, tiny_data) == first_losses(config, tiny_data)
+    assert first_losses(config, tiny_data) != first_losses(tiny_config, tiny_data)
+
+
+def test_nesterovs_correction_is_torchs(tiny_config, tiny_data):
+    config = dataclasses.replace(tiny_config, nesterov=True)
+    net, losses = start(config).network.train(), []
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    for images, labels in itertools.islice(batches(tiny_data.train, 16, seed=0), 3):
+        losses.append(F.cross_entropy(net(images), labels))
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert first_losses(config, tiny_data, 3) == pytest.approx([float(loss) for loss in losses], rel=1e-4)
+
+
+def test_channels_can_be_standardised_for_training_and_evaluation(tiny_config, tiny_data):
+    config = dataclasses.replace(tiny_config, channel_statistics=True)
+    state = start(config)
+    row = next(train(state, *tiny_data[1:3]))
+    mean, std = channel_statistics(tiny_data.train)
+    with torch.no_grad():
+        logits = state.network.eval()((tiny_data.test.images / 255 - mean) / std)
+    assert row["test_loss"] == pytest.approx(float(F.cross_entropy(logits, tiny_data.test.labels)), rel=1e-4)
 
 
 def test_a_saved_state_goes_on_as_the_uninterrupted_run(tmp_path, tiny_config, tiny_data):

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/" + ARCHIVE,
 )
 PADDING = 4
+Padding = Literal["zeros", "black", "reflect"]  # zeros after the mean is subtracted, zeros before, the image's own edge
+Sampling = Literal["epochs", "replacement", "drop last"]  # "drop last": an epoch's last partial batch is left out
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -214,9 +216,18 @@ def mean_image(split: Split) -> Tensor:
     return (total.double() / (255 * len(split.labels))).float()
 
 
-def normalise(images: Tensor, mean: Tensor) -> Tensor:
-    """images / 255 minus the mean image: uint8 (n, 3, h, w) -> float32 (n, 3, h, w)."""
-    return images.float().div_(255).sub_(mean)
+def channel_statistics(split: Split) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of a split's images / 255: float32 (3, 1, 1) each."""
+    mean = mean_image(split).double().mean((1, 2), keepdim=True)
+    parts = [(part.double() / 255 - mean).square().sum((0, 2, 3)) for part in split.images.split(1000)]
+    count = split.images[:, 0].numel()
+    return mean.float(), (sum(parts) / count).sqrt().float()[:, None, None]
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor | None = None) -> Tensor:
+    """images / 255 minus the mean image, over `std` if there is one: uint8 (n, 3, h, w) -> float32 (n, 3, h, w)."""
+    centred = images.float().div_(255).sub_(mean)
+    return centred if std is None else centred.div_(std)
 
 
 class Draw(NamedTuple):
@@ -228,41 +239,56 @@ class Draw(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)  # an epoch is asked for in parts, by several runs at once
-def draw_epoch(count: int, seed: int, epoch: int) -> Draw:
+def draw_epoch(count: int, seed: int, epoch: int, replacement: bool = False) -> Draw:
     """Drawn on the CPU from (seed, epoch) alone, so the same on every device."""
     digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    order = torch.randperm(count, generator=generator)
+    order = (
+        torch.randint(count, (count,), generator=generator)
+        if replacement
+        else torch.randperm(count, generator=generator)
+    )
     offsets = torch.randint(2 * PADDING + 1, (count, 2), generator=generator)
     return Draw(order, offsets, torch.rand(count, generator=generator) < 0.5)
 
 
-def draw_steps(count: int, batch_size: int, seed: int, first: int, steps: int) -> Draw:
+def draw_steps(count: int, batch_size: int, seed: int, first: int, steps: int, sampling: Sampling = "epochs") -> Draw:
     """The draws of batches `first`, `first` + 1, …, a row a batch: order and flips (steps, batch_size), offsets (…, 2).
 
-    Epochs follow each other without a gap: every batch is full and no image is left out.
+    Epochs follow each other without a gap: every batch is full and no image is left out, unless `sampling` says so.
     """
+    length = count // batch_size * batch_size if sampling == "drop last" else count
     begin, end = first * batch_size, (first + steps) * batch_size
-    epochs = range(begin // count, (end - 1) // count + 1)
-    whole = (torch.cat(kind) for kind in zip(*(draw_epoch(count, seed, epoch) for epoch in epochs), strict=True))
-    skipped = epochs[0] * count
+    epochs = range(begin // length, (end - 1) // length + 1)
+    draws = (draw_epoch(count, seed, epoch, sampling == "replacement") for epoch in epochs)
+    whole = (torch.cat([part[:length] for part in kind]) for kind in zip(*draws, strict=True))
+    skipped = epochs[0] * length
     return Draw(*(part[begin - skipped : end - skipped].unflatten(0, (steps, batch_size)) for part in whole))
 
 
-def augment(images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
-    """Pad each image (n, 3, h, w) with four zeros a side, crop it at its (row, column) offset, perhaps flip it."""
+def augment(images: Tensor, offsets: Tensor, flips: Tensor, mode: str = "constant") -> Tensor:
+    """Pad each image (n, 3, h, w) by four pixels a side, crop it at its (row, column) offset, perhaps flip it.
+
+    The padding is zeros, or with another `mode` what torch's `pad` makes of it.
+    """
     count, _, height, width = images.shape
     device = images.device
     image, down, along = (torch.arange(size, device=device) for size in (count, height, width))
     rows = offsets[:, :1] + down
     columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - along, along)
-    padded = F.pad(images, (PADDING,) * 4)
+    padded = F.pad(images, (PADDING,) * 4, mode)
     return padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def gather(split: Split, mean: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+def gather(
+    split: Split, mean: Tensor, draw: Draw, std: Tensor | None = None, padding: Padding = "zeros"
+) -> tuple[Tensor, Tensor]:
     """One augmented batch: images float32 (n, 3, h, w), labels int64 (n,)."""
-    return augment(normalise(split.images[draw.order], mean), draw.offsets, draw.flips), split.labels[draw.order]
+    images, labels, chance = split.images[draw.order], split.labels[draw.order], draw[1:]
+    if padding == "black":
+        return normalise(augment(images, *chance), mean, std), labels
+    mode = "reflect" if padding == "reflect" else "constant"
+    return augment(normalise(images, mean, std), *chance, mode), labels
 
 
 def batches(

@@ -32,14 +32,46 @@ class Suite(NamedTuple):
 
 def cifar(depth: int, shortcut: Shortcut = "A", **changes) -> Config:
     """The paper's configuration (Sec. 4.2); nets of 110 layers and more start at a rate of 0.01."""
-    schedule = Schedule(warmup_lr=0.01 if depth >= 110 else None)
-    return Config(cifar_spec(depth, shortcut), schedule, **changes)
+    changes = {"schedule": Schedule(warmup_lr=0.01 if depth >= 110 else None), **changes}
+    return Config(cifar_spec(depth, shortcut), **changes)
 
+
+def vary(depth: int, **changes) -> Config:
+    """The residual net of that depth with another `Spec`."""
+    config = cifar(depth)
+    return dataclasses.replace(config, spec=dataclasses.replace(config.spec, **changes))
+
+
+VARIANTS: dict[str, Config] = {
+    # without shortcuts a net of one-layer blocks is the plain net itself, so plain-56 of suite paper is beside it
+    "resnet-56-single": vary(56, single=True, blocks=(18, 18, 18)),
+    **{f"resnet-{depth}-preactivation": vary(depth, preactivation=True) for depth in (56, 110)},
+    **{f"resnet-56-strength-{strength}": vary(56, strength=strength) for strength in (0.25, 0.5, 0.75)},
+}
+
+DEVIATIONS: dict[str, dict] = {
+    "nesterov": {"nesterov": True},
+    "decay-2e-4": {"weight_decay": 2e-4},
+    "decay-5e-4": {"weight_decay": 5e-4},
+    "decay-weights-only": {"decay_all": False},
+    "channel-statistics": {"channel_statistics": True},
+    "black-padding": {"padding": "black"},
+    "reflect-padding": {"padding": "reflect"},
+    "replacement": {"sampling": "replacement"},
+    "drop-last": {"sampling": "drop last"},
+    "fan-out": {"initialisation": "fan out"},
+    "norm-halves": {"norm_parts": 2},
+    "zero-last": {"initialisation": "zero last"},
+    "45k": {"left_out": 5000},
+}
 
 EXPERIMENTS: dict[str, Config] = {
     **{f"plain-{depth}": cifar(depth, "plain") for depth in (8, *DEPTHS)},
     **{f"resnet-{depth}": cifar(depth) for depth in (8, *DEPTHS, 1202)},
     **{f"resnet-{depth}-{option}": cifar(depth, option) for depth in (20, 56) for option in ("B", "C")},
+    **VARIANTS,
+    **{f"resnet-{depth}-{name}": cifar(depth, **how) for depth in (20, 56) for name, how in DEVIATIONS.items()},
+    "resnet-110-no-warmup": cifar(110, schedule=Schedule()),
     "resnet-20-float32": cifar(20, precision="float32"),
     "plain-56-float32": cifar(56, "plain", precision="float32"),
 }
@@ -113,7 +145,12 @@ SUITES: dict[str, Suite] = {
     "agreement": Suite(
         "float32 against the fast path, on the quick schedule",
         "cifar10",
-        tuple(experiment(n, **QUICK) for n in ("resnet-20-float32", "plain-56-float32")),
+        tuple(
+            experiment(f"{net}{precision}", seed, **QUICK)
+            for net, seeds in (("resnet-20", 5), ("plain-56", 3))
+            for seed in range(seeds)
+            for precision in ("", "-float32")
+        ),
     ),
     "paper": Suite(
         "the full protocol: Table 6, Figures 1, 6 and 7",
@@ -124,5 +161,19 @@ SUITES: dict[str, Suite] = {
         "projection shortcuts: options B and C",
         "cifar10",
         tuple(experiment(f"resnet-{d}-{o}", seed) for seed in range(3) for d in (20, 56) for o in ("B", "C")),
+    ),
+    "variants": Suite(
+        "one-layer blocks, pre-activation, weaker shortcuts",
+        "cifar10",
+        tuple(experiment(name, seed) for seed in range(3) for name in VARIANTS),
+    ),
+    "deviations": Suite(
+        "what each departure from the recipe costs",
+        "cifar10",
+        tuple(
+            experiment(name, seed)
+            for seed in range(3)
+            for name in (*(f"resnet-{d}-{how}" for how in DEVIATIONS for d in (20, 56)), "resnet-110-no-warmup")
+        ),
     ),
 }

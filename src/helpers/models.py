@@ -4,10 +4,12 @@ import copy
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Shortcut = Literal["plain", "A", "B", "C"]
+Initialisation = Literal["fan in", "fan out", "zero last"]
 
 IMAGENET_BLOCKS = {
     18: (2, 2, 2, 2),
@@ -256,13 +258,44 @@ class ResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def initialise(network: nn.Module) -> None:
-    """He et al. 2015 (ref. 13), in place: normal with variance 2 / fan-in; batch norm at 1 and 0, biases 0."""
+def initialise(network: nn.Module, mode: Initialisation = "fan in") -> None:
+    """He et al. 2015 (ref. 13), in place: normal with variance 2 / fan-in; batch norm at 1 and 0, biases 0.
+
+    "fan out": convolutions with variance 2 / fan-out. "zero last": each block's second BN at 0, so that the block of
+    two layers begins as its shortcut.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+            out = mode == "fan out" and isinstance(module, nn.Conv2d)
+            nn.init.kaiming_normal_(module.weight, mode="fan_out" if out else "fan_in", nonlinearity="relu")
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
+        if isinstance(module, BasicBlock) and mode == "zero last":
+            nn.init.zeros_(module.bn2.weight)
+
+
+class SplitNorm(nn.BatchNorm2d):
+    """Batch normalisation of each of `parts` of a batch by itself, as by several GPUs that share the batch.
+
+    The moving averages take in one part after the other.
+    """
+
+    def __init__(self, channels: int, parts: int):
+        super().__init__(channels)
+        self.parts = parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        return torch.cat([super(SplitNorm, self).forward(part) for part in x.chunk(self.parts)])
+
+
+def split_norms(network: nn.Module, parts: int) -> None:
+    """Let every batch normalisation of a new network work on `parts` of a batch, in place."""
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.BatchNorm2d:
+                setattr(parent, name, SplitNorm(child.num_features, parts))
 
 
 def deepen(network: ResNet, spec: Spec) -> ResNet:

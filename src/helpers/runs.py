@@ -4,6 +4,7 @@ A run's folder is `<suite>/<name>/seed-<k>/`; README.md in `data/runs/` says wha
 back; what notebooks need of it can be had from here too.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -11,7 +12,9 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from tqdm import tqdm
 
 from helpers import ROOT
 from helpers.analysis import gradient_norms, layer_responses
-from helpers.data import Data, load_data, mean_image, normalise
+from helpers.data import Data, load_data, normalise
 from helpers.experiments import Run
 from helpers.records import ABOUT, CHECKPOINT, METRICS, WEIGHTS, RunError, read_about, read_rows, read_table
 from helpers.records import load_network as load_network
@@ -31,7 +34,7 @@ from helpers.records import load_runs as load_runs
 from helpers.records import load_series as load_series
 from helpers.records import tabulate as tabulate
 from helpers.step import PathError
-from helpers.train import CheckpointError, Config, NotFinite, State, divide, load, save, start, train, write
+from helpers.train import CheckpointError, Config, NotFinite, State, divide, load, save, start, statistics, train, write
 
 GRADIENTS_AT = 4  # gradients are recorded at the start and at every quarter of the schedule
 
@@ -84,8 +87,8 @@ def record_locked(folder: Path, name, config: Config, data: Data, time_limit, de
     write_about(folder, about)
     write_rows(folder, rows)
     train_split, test_split = divide(config, data.train, data.test)
-    mean = mean_image(train_split)
-    probe = normalise(train_split.images[:128], mean), train_split.labels[:128]
+    known = statistics(config, train_split)
+    probe = normalise(train_split.images[:128], *known), train_split.labels[:128]
     if state.step == 0:
         record_gradients(folder, state, *probe)
     before = state.seconds
@@ -99,7 +102,7 @@ def record_locked(folder: Path, name, config: Config, data: Data, time_limit, de
         passed, interval, before = time.monotonic() - begun, row["seconds"] - before, row["seconds"]
         if time_limit is not None and passed + interval > time_limit and state.step < config.schedule.steps:
             return folder
-    finish(folder, about, state, normalise(test_split.images, mean), half_weights)
+    finish(folder, about, state, normalise(test_split.images, *known), half_weights)
     return folder
 
 
@@ -268,24 +271,42 @@ def record_suite(
     data: Data,
     time_limit: float | None = None,
     half_weights: bool = False,
+    jobs: int = 1,
 ) -> None:
     """Record what is missing of `runs`, in their order, until done or `time_limit` seconds have passed.
 
-    A run whose loss is no longer finite does not stop the others; NotFinite is raised at the end.
+    Small nets leave a large GPU idle: `jobs` of them are trained at once, each in a thread and stream of its own, to
+    the same end as alone. A run whose loss is no longer finite does not stop the others; NotFinite is raised last.
     """
-    begun, failures = time.monotonic(), []
-    for run in runs:
+    begun, failures, ended = time.monotonic(), [], threading.Event()
+
+    def do(run: Run) -> None:
         left = None if time_limit is None else time_limit - (time.monotonic() - begun)
-        if progress(run, directory) == "done":
-            continue
-        if left is not None and left <= 0:
-            break
+        if progress(run, directory) == "done" or ended.is_set() or (left is not None and left <= 0):
+            return
         try:
-            record(run.name, run.config, directory, left, data, half_weights=half_weights)
+            with own_stream():
+                record(run.name, run.config, directory, left, data, half_weights=half_weights)
         except NotFinite as error:
             failures.append(f"{run.name} seed {run.config.seed}: {error}")
-            continue
+            return
+        except BaseException:
+            ended.set()
+            raise
         if progress(run, directory) != "done":
-            break
+            ended.set()
+
+    if jobs == 1:
+        for run in runs:
+            do(run)
+    else:
+        with ThreadPoolExecutor(jobs) as pool:
+            for waiting in [pool.submit(do, run) for run in runs]:
+                waiting.result()
     if failures:
         raise NotFinite("; ".join(failures))
+
+
+def own_stream() -> contextlib.AbstractContextManager:
+    """A queue of work on the GPU, if there is one, beside those of other threads."""
+    return torch.cuda.stream(torch.cuda.Stream()) if torch.cuda.is_available() else contextlib.nullcontext()

@@ -13,12 +13,15 @@ import os
 import shutil
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+
+ALONE = threading.RLock()  # for what concerns the whole process: its random numbers, compiling, capturing
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -165,7 +168,7 @@ def fuse(network: nn.Module) -> fx.GraphModule:
 
     The result shares parameters and moving averages with `network`, which stays as it is.
     """
-    traced = fx.symbolic_trace(network)
+    traced = fx.GraphModule(network, Tracer().trace(network))
     modules = dict(traced.named_modules())
 
     def is_relu(node: fx.Node) -> bool:
@@ -173,7 +176,7 @@ def fuse(network: nn.Module) -> fx.GraphModule:
 
     for index, node in enumerate(list(traced.graph.nodes)):
         norm = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(norm, nn.BatchNorm2d) or len(node.users) != 1:
+        if type(norm) is not nn.BatchNorm2d or len(node.users) != 1:
             continue
         last, added = next(iter(node.users)), None
         chain = [node]
@@ -190,6 +193,13 @@ def fuse(network: nn.Module) -> fx.GraphModule:
                 traced.graph.erase_node(replaced)
     traced.recompile()
     return traced
+
+
+class Tracer(fx.Tracer):
+    """Leaves every batch normalisation whole, of whatever kind."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.BatchNorm2d) or super().is_leaf_module(module, name)
 
 
 class NormReLU(nn.Module):

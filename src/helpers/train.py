@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import safetensors.torch
 import torch
@@ -19,11 +19,22 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from helpers.data import Draw, Split, draw_steps, gather, mean_image, normalise
-from helpers.models import ResNet, Spec
+from helpers.data import (
+    Draw,
+    Padding,
+    Sampling,
+    Split,
+    channel_statistics,
+    draw_steps,
+    gather,
+    mean_image,
+    normalise,
+)
+from helpers.models import Initialisation, ResNet, Spec, initialise, split_norms
+from helpers.step import ALONE, capture, choose_path, compiled, examine, make_step, take_path
 from helpers.step import Path as StepPath
-from helpers.step import capture, choose_path, compiled, examine, make_step, take_path
 
+Precision = Literal["auto", "float32", "bfloat16"]
 GATE_WINDOW = 100  # steps whose mean training error the warm-up's gate looks at
 
 
@@ -67,15 +78,24 @@ class Config:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_all: bool = True  # False leaves batch normalisation and biases without weight decay
+    nesterov: bool = False
+    initialisation: Initialisation = "fan in"
+    norm_parts: int = 1  # of a batch, normalised each by itself: 2 for what two GPUs that share the batch do
+    channel_statistics: bool = False  # normalise by each channel's mean and std instead of the mean image
+    padding: Padding = "zeros"
+    sampling: Sampling = "epochs"
+    left_out: int = 0  # training images, from the end, that are not used
     held_out: int = 0  # training images, from the end, to evaluate on instead of the test set: 5,000 in the paper
     eval_every: int = 500  # steps between rows of metrics
     seed: int = 0
-    precision: str = "auto"  # "float32", "bfloat16", or what the device does best
+    precision: Precision = "auto"  # "auto": what the device does best
     compiled: bool | None = None  # fused kernels; None: on a GPU that can compile them
 
     def __post_init__(self):
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"unknown precision {self.precision!r}: choose auto, float32 or bfloat16")
+        choices = {"initialisation": Initialisation, "padding": Padding, "sampling": Sampling, "precision": Precision}
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in get_args(known):
+                raise ValueError(f"unknown {name} {value!r}: choose {', '.join(get_args(known))}")
 
     def as_dict(self) -> dict:
         """As JSON has it: plain types, lists for tuples."""
@@ -135,9 +155,14 @@ def start(config: Config, device: str | None = None, path: StepPath | None = Non
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     path = path or choose_path(examine(device), config.precision, config.compiled)
     take_path(path)
-    with torch.random.fork_rng(devices=[]):
+    with ALONE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = ResNet(config.spec)
+        if config.initialisation != "fan in":
+            torch.manual_seed(config.seed)
+            initialise(network, config.initialisation)
+    if config.norm_parts > 1:
+        split_norms(network, config.norm_parts)
     network.to(path.device, memory_format=torch.channels_last)
     optimiser = make_optimiser(network, config)
 
@@ -162,7 +187,7 @@ def start(config: Config, device: str | None = None, path: StepPath | None = Non
 
 
 def make_optimiser(network: ResNet, config: Config) -> torch.optim.SGD:
-    """SGD with momentum, without Nesterov's correction. The rate is a tensor, so that the device can change it."""
+    """SGD with momentum. The rate is a tensor, so that the device can change it."""
     decayed = [p for p in network.parameters() if config.decay_all or p.ndim > 1]
     others = [p for p in network.parameters() if not (config.decay_all or p.ndim > 1)]
     groups = [
@@ -170,7 +195,8 @@ def make_optimiser(network: ResNet, config: Config) -> torch.optim.SGD:
         {"params": others, "weight_decay": 0.0},
     ]
     lr = torch.tensor(0.0, device=decayed[0].device)
-    return torch.optim.SGD([g for g in groups if g["params"]], lr=lr, momentum=config.momentum, fused=True)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 
 def train(state: State, train_split: Split, test_split: Split, progress: bool | None = None) -> Iterator[dict]:
@@ -182,12 +208,12 @@ def train(state: State, train_split: Split, test_split: Split, progress: bool | 
     """
     begun, config = time.perf_counter(), state.config
     train_split, test_split = (split.to(state.device) for split in divide(config, train_split, test_split))
-    mean = mean_image(train_split)
+    mean, std = statistics(config, train_split)
     plans = make_plans(config, len(train_split.labels), state.step)
     plan = next(plans, None)
     if plan is None:
         return
-    place, take_step = prepare(state, train_split, mean, plan)
+    place, take_step = prepare(state, train_split, plan)
     hidden = None if progress is None else not progress
     with tqdm(total=config.schedule.steps, initial=state.step, unit="step", disable=hidden, leave=False) as bar:
         while plan is not None:
@@ -196,7 +222,7 @@ def train(state: State, train_split: Split, test_split: Split, progress: bool | 
                 take_step()
                 bar.update()
             plan = next(plans, None)  # drawn while a GPU is still at work
-            yield measure(state, test_split, mean, steps, begun)
+            yield measure(state, test_split, (mean, std), steps, begun)
             begun = time.perf_counter()
 
 
@@ -215,11 +241,11 @@ def make_plans(config: Config, count: int, first: int) -> Iterator[Plan]:
     while first < schedule.steps:
         end = min((first // config.eval_every + 1) * config.eval_every, schedule.steps)
         rates = torch.tensor([schedule.lr_at(step) for step in range(first, end)])
-        yield Plan(*draw_steps(count, config.batch_size, config.seed, first, end - first), rates)
+        yield Plan(*draw_steps(count, config.batch_size, config.seed, first, end - first, config.sampling), rates)
         first = end
 
 
-def prepare(state: State, split: Split, mean: Tensor, plan: Plan) -> tuple[Callable[[Plan], None], Callable[[], None]]:
+def prepare(state: State, split: Split, plan: Plan) -> tuple[Callable[[Plan], None], Callable[[], None]]:
     """Two functions: one puts a plan where the other, a whole step, batch and bookkeeping included, finds its row.
 
     The step knows nothing but tensors of fixed places, so that it can be captured once and replayed. `plan` is the
@@ -229,6 +255,7 @@ def prepare(state: State, split: Split, mean: Tensor, plan: Plan) -> tuple[Calla
     shelf = Plan(*(part.new_zeros((rows, *part.shape[1:]), device=state.device) for part in plan))
     step = make_step(state.network, state.optimiser, state.path)
     fetch = compiled(gather) if state.path.compiled else gather
+    (mean, std), padding = statistics(state.config, split), state.config.padding
 
     def place(plan: Plan) -> None:
         for held, part in zip(shelf, plan, strict=True):
@@ -237,13 +264,14 @@ def prepare(state: State, split: Split, mean: Tensor, plan: Plan) -> tuple[Calla
     def take_step() -> None:
         row = (state.clock % rows).unsqueeze(0)
         *draw, rate = (held.index_select(0, row)[0] for held in shelf)
-        advance(state, step, *fetch(split, mean, Draw(*draw)), rate)
+        advance(state, step, *fetch(split, mean, Draw(*draw), std, padding), rate)
 
     if not state.path.graph:
         return place, take_step
     place(plan)
     before = {name: tensor.clone() for name, tensor in state.tensors().items()}
-    replay = capture(take_step)
+    with ALONE:
+        replay = capture(take_step)
     for name, tensor in state.tensors().items():
         tensor.detach().copy_(before[name])
     return place, replay
@@ -251,10 +279,16 @@ def prepare(state: State, split: Split, mean: Tensor, plan: Plan) -> tuple[Calla
 
 def divide(config: Config, train_split: Split, test_split: Split) -> tuple[Split, Split]:
     """What a run trains on and what it evaluates on: the splits, or two parts of the training split (Sec. 4.2)."""
+    used = Split(*(part[: len(part) - config.left_out] for part in train_split))
     if not config.held_out:
-        return train_split, test_split
-    count = len(train_split.labels) - config.held_out
-    return Split(*(part[:count] for part in train_split)), Split(*(part[count:] for part in train_split))
+        return used, test_split
+    count = len(used.labels) - config.held_out
+    return Split(*(part[:count] for part in used)), Split(*(part[count:] for part in used))
+
+
+def statistics(config: Config, split: Split) -> tuple[Tensor, Tensor | None]:
+    """What images are normalised with: the mean image of the training `split`; or its channels' means and stds."""
+    return channel_statistics(split) if config.channel_statistics else (mean_image(split), None)
 
 
 def advance(state: State, step, images: Tensor, labels: Tensor, rate: Tensor) -> None:
@@ -278,7 +312,7 @@ def advance(state: State, step, images: Tensor, labels: Tensor, rate: Tensor) ->
         state.gate_errors *= ~full
 
 
-def measure(state: State, test_split: Split, mean: Tensor, steps: int, begun: float) -> dict:
+def measure(state: State, test_split: Split, known: tuple, steps: int, begun: float) -> dict:
     """The row for the last `steps` steps; their running sums start anew."""
     lr = float(f"{float(state.optimiser.param_groups[0]['lr']):.6g}")
     if (bad := int(state.not_finite)) >= 0:
@@ -286,7 +320,7 @@ def measure(state: State, test_split: Split, mean: Tensor, steps: int, begun: fl
     train_loss = float(state.loss) / steps
     train_error = 100 * int(state.errors) / (steps * state.config.batch_size)
     trained = time.perf_counter()
-    test_loss, test_error = evaluate(state.network, test_split, mean)
+    test_loss, test_error = evaluate(state.network, test_split, *known)
     if not math.isfinite(test_loss):  # the last step's update can break a net whose loss was still finite
         raise not_finite(state.step, lr)
     state.loss.zero_()
@@ -309,7 +343,9 @@ def not_finite(step: int, lr: float) -> NotFinite:
 
 
 @torch.no_grad()
-def evaluate(network: ResNet, split: Split, mean: Tensor, batch_size: int = 500) -> tuple[float, float]:
+def evaluate(
+    network: ResNet, split: Split, mean: Tensor, std: Tensor | None = None, batch_size: int = 500
+) -> tuple[float, float]:
     """Mean loss in nats and error in percent on the single view of each image (Sec. 4.2).
 
     In float32 however the net is trained, so that whoever loads its weights finds the same. The mode is restored.
@@ -317,12 +353,13 @@ def evaluate(network: ResNet, split: Split, mean: Tensor, batch_size: int = 500)
     mode = network.training
     network.eval()
     device = split.labels.device
+    mean, std = mean.to(device), None if std is None else std.to(device)
     loss, errors = (
         torch.zeros((), dtype=torch.float64, device=device),
         torch.zeros((), dtype=torch.int64, device=device),
     )
     for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
-        images = normalise(images, mean.to(device)).contiguous(memory_format=torch.channels_last)
+        images = normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
         logits = network(images)
         loss += F.cross_entropy(logits, labels, reduction="sum")
         errors += (logits.argmax(1) != labels).sum()
