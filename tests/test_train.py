@@ -288,3 +288,13 @@ def test_a_truncated_or_foreign_checkpoint_is_refused(tmp_path, tiny_config):
 def test_losses_are_finite_numbers_in_plain_python(tiny_config, tiny_data):
     row = next(train(start(tiny_config), tiny_data.train, tiny_data.test))
     assert all(type(value) in (int, float) and math.isfinite(value) for value in row.values())
+
+
+@pytest.mark.parametrize("in_lab", [True, False])
+def test_a_bar_is_shown_in_jupyterlab_and_not_in_papermill(tiny_config, tiny_data, monkeypatch, capsys, in_lab):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    if in_lab:
+        monkeypatch.setenv("JPY_SESSION_NAME", "/notebooks/06_plain_vs_residual.ipynb")
+    next(train(start(tiny_config), tiny_data.train, tiny_data.test))
+    out, err = capsys.readouterr()
+    assert ("/60" in out) == in_lab and err == ""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -204,7 +205,8 @@ def train(state: State, train_split: Split, test_split: Split, progress: bool | 
 
     Training loss and error are running means over the augmented batches since the last row, as in the paper's
     curves; test loss and error are of the whole test split. Losses in nats, errors in percent. A bar is shown
-    if `progress`, by default on a terminal. Raises NotFinite, with the step, if the loss is no longer finite.
+    if `progress`, by default on a terminal and in JupyterLab. Raises NotFinite, with the step, if the loss is no
+    longer finite.
     """
     begun, config = time.perf_counter(), state.config
     train_split, test_split = (split.to(state.device) for split in divide(config, train_split, test_split))
@@ -214,8 +216,10 @@ def train(state: State, train_split: Split, test_split: Split, progress: bool | 
     if plan is None:
         return
     place, take_step = prepare(state, train_split, plan)
-    hidden = None if progress is None else not progress
-    with tqdm(total=config.schedule.steps, initial=state.step, unit="step", disable=hidden, leave=False) as bar:
+    in_lab = "JPY_SESSION_NAME" in os.environ  # set for JupyterLab's kernels; no terminal, and stderr is painted red
+    hidden = (False if in_lab else None) if progress is None else not progress
+    look = {"unit": "step", "disable": hidden, "leave": False, "file": sys.stdout if in_lab else sys.stderr}
+    with tqdm(total=config.schedule.steps, initial=state.step, **look) as bar:
         while plan is not None:
             place(plan)
             for _ in range(steps := len(plan.rates)):
