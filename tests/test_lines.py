@@ -32,3 +32,8 @@ def test_the_words_come_from_the_data(table):
     assert words == (
         "Loss. Left, step from 1 to 3: plain from 3 to 1.5, residual from 3 to 0.25. Drawn from: drawn images · seed 0."
     )
+
+
+def test_words_name_extremes_that_the_ends_do_not_show(table):
+    bumpy = pd.DataFrame({"plain": [0.25, 0.01, 0.98, 0.5]}, index=pd.RangeIndex(1, 5, name="layer"))
+    assert "plain from 0.25 to 0.5 (lowest 0.01, highest 0.98)" in describe_lines({"left": bumpy}, "cosine", "")

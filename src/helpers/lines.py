@@ -37,12 +37,19 @@ def plot_panels(tables: dict[str, pd.DataFrame], ylabel: str, stamp: str, **scal
 
 
 def describe_lines(tables: dict[str, pd.DataFrame], ylabel: str, stamp: str) -> str:
-    """`plot_panels` in words: where each line begins and ends."""
+    """`plot_panels` in words: where each line begins and ends, and its extremes if they lie in between."""
+
+    def course(values: pd.Series) -> str:
+        first, last = values.iloc[0], values.iloc[-1]
+        extremes = {"lowest": values.min(), "highest": values.max()}
+        between = [f"{name} {value:.3g}" for name, value in extremes.items() if value not in (first, last)]
+        return f"from {first:.3g} to {last:.3g}" + (f" ({', '.join(between)})" if between else "")
+
     sentences = []
     for title, table in tables.items():
         first, last = table.index[0], table.index[-1]
-        ends = [f"{name} from {v.iloc[0]:.3g} to {v.iloc[-1]:.3g}" for name, v in table.items()]
+        courses = [f"{name} {course(values)}" for name, values in table.items()]
         sentences.append(
-            f"{title[0].upper()}{title[1:]}, {table.index.name} from {first:g} to {last:g}: {', '.join(ends)}"
+            f"{title[0].upper()}{title[1:]}, {table.index.name} from {first:g} to {last:g}: {', '.join(courses)}"
         )
     return f"{ylabel[0].upper()}{ylabel[1:]}. {'. '.join(sentences)}. Drawn from: {stamp}."
