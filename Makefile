@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-.PHONY: setup setup-dev course test lab figures lint pins clean
+.PHONY: setup setup-dev course test lab figures bench-cpu bench-gpu lint pins clean
 
 setup: .venv/course
 setup-dev: .venv/dev
@@ -21,6 +21,12 @@ lab: .venv/course
 figures: .venv/course
 	$(BIN)/python -m helpers figures
 	$(BIN)/python -m helpers results
+
+bench-cpu: .venv/course
+	$(BIN)/python benchmarks/cpu.py
+
+bench-gpu: .venv/course
+	$(BIN)/python benchmarks/gpu.py
 
 lint: .venv/dev
 	$(BIN)/ruff check

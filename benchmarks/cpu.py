@@ -12,12 +12,7 @@ subjects take turns in every round, so that a machine that slows down slows all 
 import itertools
 import json
 import math
-import os
-import platform
 import resource
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
@@ -25,10 +20,10 @@ from typing import Annotated
 import pandas as pd
 import torch
 import typer
+from common import BATCH, machine, measure_apart, usual
 
 from helpers import ROOT
 
-BATCH = 128
 STEPS = {20: 24, 56: 10}  # timed, by the network's depth
 WARM_UP = 4  # steps before the clock starts: kernels are chosen, memory is allocated, workers have begun
 USUAL = [f"usual, {workers} workers" for workers in (0, 1, 2, 4)]
@@ -43,30 +38,6 @@ ALONE = {
     "convolutions alone, float32": torch.float32,
 }
 SUBJECTS = [*USUAL, *OURS, *ALONE]
-
-
-def usual(depth: int, workers: int):
-    """The loop most reproductions have: PIL images, torchvision's transforms, float32, `.item()` every step."""
-    from torch.utils.data import DataLoader
-    from torchvision import transforms
-    from torchvision.datasets import CIFAR10
-
-    from helpers.models import ResNet, cifar_spec
-
-    steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-    steps.append(transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
-    dataset = CIFAR10(ROOT / "data", transform=transforms.Compose(steps))
-    loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=workers, drop_last=True)
-    network = ResNet(cifar_spec(depth)).train()
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    running = 0.0
-    for images, labels in loader:
-        loss = torch.nn.functional.cross_entropy(network(images), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        running += loss.item()
-        yield
 
 
 def ours(depth: int, precision: str, compiled: bool):
@@ -116,6 +87,8 @@ def convolutions(depth: int, dtype: torch.dtype):
 
 def measure(subject: str, depth: int) -> dict:
     """One measurement, in this process: training images per second, seconds to the first step, peak memory in GB."""
+    from helpers.models import ResNet, cifar_spec
+
     if subject in OURS:
         loop = ours(depth, **OURS[subject])
         next(loop)
@@ -123,7 +96,7 @@ def measure(subject: str, depth: int) -> dict:
         loop = convolutions(depth, ALONE[subject])
         next(loop)
     else:
-        loop = usual(depth, int(subject.split()[1]))
+        loop = usual(ResNet(cifar_spec(depth)), int(subject.split()[1]))
     begun = time.perf_counter()
     next(loop)
     first = time.perf_counter() - begun
@@ -137,36 +110,6 @@ def measure(subject: str, depth: int) -> dict:
         "images_per_second": round(STEPS[depth] * BATCH / seconds, 1),
         "first_step": round(first, 2),
         "memory": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
-    }
-
-
-def measure_apart(subject: str, depth: int) -> dict:
-    """`measure` in a new process, in which nothing has been compiled yet."""
-    with tempfile.TemporaryDirectory() as cache:
-        printed = subprocess.run(
-            [sys.executable, __file__, "--child", subject, "--depth", str(depth)],
-            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache},
-            check=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-    return json.loads(printed.stdout)
-
-
-def machine() -> dict:
-    """What the figures were measured on."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), "")
-    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
-    return {
-        "cpu": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "instructions": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags],
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
     }
 
 
@@ -241,7 +184,8 @@ def main(
         return
     rows = []
     for turn in itertools.product(range(rounds), STEPS, SUBJECTS):
-        rows.append(dict(zip(("round", "depth", "subject"), turn, strict=True)) | measure_apart(turn[2], turn[1]))
+        found = measure_apart(__file__, "--child", turn[2], "--depth", str(turn[1]))
+        rows.append(dict(zip(("round", "depth", "subject"), turn, strict=True)) | found)
         print(rows[-1], flush=True)
     results = {"machine": machine(), "rows": rows}
     out.write_text(json.dumps(results, indent=1) + "\n")

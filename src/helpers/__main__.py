@@ -58,6 +58,7 @@ def suite(
     list_: Annotated[
         bool, typer.Option("--list", help="say what is done and how long the rest takes; train nothing")
     ] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="runs at once", show_default="4 on a GPU, else 1")] = None,
     data_root: Root = ROOT / "data",
 ) -> None:
     """Do what is missing of a suite of runs."""
@@ -70,7 +71,7 @@ def suite(
     runs = experiments.select(chosen, only, seed)
     out = (out or (ROOT / "build" / "runs" if name == "smoke" else RUNS) / name).resolve()
     if not list_ and any(progress(run, out) != "done" for run in runs):
-        record_suite(runs, out, load_data(chosen.data, data_root), time_limit, half_weights=out.parent == RUNS)
+        record_suite(runs, out, load_data(chosen.data, data_root), time_limit, out.parent == RUNS, jobs)
     print("\n".join(outlook(runs, out)))
 
 
