@@ -1,4 +1,4 @@
-"""The command line: python -m helpers …"""
+"""Train the paper's networks, execute the notebooks, draw the figures."""
 
 import contextlib
 import os
