@@ -71,7 +71,7 @@ def suite(
     runs = experiments.select(chosen, only, seed)
     out = (out or (ROOT / "build" / "runs" if name == "smoke" else RUNS) / name).resolve()
     if not list_ and any(progress(run, out) != "done" for run in runs):
-        record_suite(runs, out, load_data(chosen.data, data_root), time_limit, out.parent == RUNS, jobs)
+        record_suite(runs, out, load_data(chosen.data, data_root), time_limit, name != "smoke", jobs)
     print("\n".join(outlook(runs, out)))
 
 
