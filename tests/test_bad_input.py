@@ -21,10 +21,11 @@ from safetensors.torch import save_file
 from torchvision.datasets import CIFAR10
 
 import helpers
-from helpers import data, experiments, runs
+from helpers import checkpoint, data, experiments, runs
 from helpers import train as training
+from helpers.checkpoint import load, save
 from helpers.runs import RunError, load_network, load_runs, load_series, progress, record
-from helpers.train import load, save, start
+from helpers.train import start
 
 TINY = ("train", "tiny")
 
@@ -369,8 +370,8 @@ def fill_before(monkeypatch, disk: Path, name: str, time: int):
 
     append = runs.append
     monkeypatch.setattr(runs, "append", filling(append))
-    for module in (runs, training):
-        monkeypatch.setattr(module, "write", filling(training.write if module is training else runs.write))
+    for module in (runs, checkpoint):
+        monkeypatch.setattr(module, "write", filling(module.write))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock
 
 from helpers import runs
+from helpers.checkpoint import CheckpointError, load
 from helpers.data import Data, mean_image
 from helpers.experiments import SUITES, UnknownName, experiment, select, suite
 from helpers.runs import (
@@ -24,7 +25,7 @@ from helpers.runs import (
     record_suite,
 )
 from helpers.step import has_compiler
-from helpers.train import CheckpointError, NotFinite, Schedule, evaluate, load
+from helpers.train import NotFinite, Schedule, evaluate
 
 CLOCKS = ["seconds", "images_per_second"]
 

@@ -7,10 +7,11 @@ import tape
 import torch
 import torch.nn.functional as F
 
+from helpers.checkpoint import CheckpointError, load, save
 from helpers.data import Split, batches, channel_statistics, mean_image, normalise, synthetic
 from helpers.experiments import DEVIATIONS
 from helpers.models import Spec
-from helpers.train import CheckpointError, Config, NotFinite, Schedule, advance, evaluate, load, save, start, train
+from helpers.train import Config, NotFinite, Schedule, advance, evaluate, start, train
 
 
 def test_the_papers_schedule():
@@ -236,7 +237,7 @@ def test_nesterovs_correction_is_torchs(tiny_config, tiny_data):
         optimiser.zero_grad()
         losses[-1].backward()
         optimiser.step()
-    assert first_losses(config, tiny_data, 3) == pytest.approx([float(loss) for loss in losses], rel=1e-4)
+    assert first_losses(config, tiny_data, 3) == pytest.approx([loss.item() for loss in losses], rel=1e-4)
 
 
 def test_channels_can_be_standardised_for_training_and_evaluation(tiny_config, tiny_data):

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from helpers import ROOT
+from helpers.checkpoint import write
 from helpers.experiments import near
 from helpers.plotting import (
     NET,
@@ -35,7 +36,6 @@ from helpers.plotting import (
     style,
 )
 from helpers.runs import RunError, load_runs, load_series
-from helpers.train import write
 
 FOLDER = ROOT / "figures"
 RUNS = ROOT / "data" / "runs"

@@ -6,10 +6,11 @@ import pandas as pd
 import torch
 
 from helpers import ROOT
+from helpers.checkpoint import write
 from helpers.models import ResNet, Spec, count_parameters
 from helpers.paper import load_table
 from helpers.records import read_about, read_rows, run_folders, tabulate
-from helpers.train import Config, write
+from helpers.train import Config
 
 README, FIGURES, RUNS = ROOT / "README.md", ROOT / "figures", ROOT / "data" / "runs"
 BEGIN, END = "<!-- results: python -m helpers results -->", "<!-- /results -->"

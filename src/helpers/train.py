@@ -1,8 +1,6 @@
 """The paper's recipe (Sec. 3.4 and 4.2): one loop, a generator of metric rows, over a state that can be saved."""
 
-import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -10,13 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
@@ -41,10 +36,6 @@ GATE_WINDOW = 100  # steps whose mean training error the warm-up's gate looks at
 
 class NotFinite(RuntimeError):
     """The loss became infinite or not a number."""
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint is damaged, or is not one of this run."""
 
 
 @dataclass(frozen=True)
@@ -370,60 +361,3 @@ def evaluate(
     network.train(mode)
     count = len(split.labels)
     return float(loss) / count, 100 * int(errors) / count
-
-
-def save(state: State, path: str | Path) -> None:
-    """Write `state` to `path`. A kill leaves the old checkpoint or the new one, whole."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
-    about = {
-        "config": state.config.as_dict(),
-        "path": dataclasses.asdict(state.path),
-        "seconds": state.seconds,
-    }
-    about["digest"] = digest(tensors, about)
-    write(Path(path), safetensors.torch.save(tensors, {"about": json.dumps(about)}))
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write beside `path`, flush to the disk, then move into place."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()  # on a full disk it takes the room that others need
-        raise
-
-
-def load(path: str | Path) -> State:
-    """The state that `save` wrote. Raises CheckpointError if the file is damaged or not a checkpoint."""
-    Path(path).open("rb").close()  # what cannot be read at all is an OSError: nothing is to be deleted for it
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["about"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        claimed = about.pop("digest")
-        if digest(tensors, about) != claimed:
-            raise ValueError("the digest does not match")
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-        sentence = f"{path} is damaged or no checkpoint of this program: delete it to start over"
-        raise CheckpointError(sentence) from error
-    state = start(Config.from_dict(about["config"]), path=StepPath(**about["path"]))
-    state.seconds = about["seconds"]
-    with torch.no_grad():
-        for name, tensor in state.tensors().items():
-            tensor.copy_(tensors[name])
-    return state
-
-
-def digest(tensors: dict[str, Tensor], about: dict) -> str:
-    """One SHA-256 over all of a checkpoint: a changed bit anywhere shows."""
-    total = hashlib.sha256(json.dumps(about).encode())
-    for name in sorted(tensors):
-        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
-    return total.hexdigest()
