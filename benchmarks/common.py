@@ -42,19 +42,20 @@ def usual(network: torch.nn.Module, workers: int, device: str = "cpu"):
         yield
 
 
-def measure_apart(script: str, *arguments: str) -> dict:
-    """What `script` prints as JSON, from a new process in which nothing has been compiled yet."""
-    with tempfile.TemporaryDirectory() as cache:
+def measure_apart(script: str, *arguments: str, cache: str | None = None) -> dict:
+    """What `script` prints as JSON, from a new process.
+
+    In it nothing has been compiled yet, but for what lies in the folder `cache`. A process that fails ends this one,
+    with what it complained of.
+    """
+    with tempfile.TemporaryDirectory() as empty:
+        cache = cache or empty
         caches = {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": f"{cache}/triton"}
-        printed = subprocess.run(
-            [sys.executable, script, *arguments],
-            env={**os.environ, **caches},
-            check=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-    return json.loads(printed.stdout.splitlines()[-1])
+        command = [sys.executable, script, *arguments]
+        done = subprocess.run(command, env={**os.environ, **caches}, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def machine() -> dict:

@@ -5,13 +5,15 @@
 It is meant to take less than eight minutes, needs CIFAR-10 and a GPU that does nothing else, and writes `gpu.json` and,
 from it, `gpu.md`.
 
-Each net's usual loop and each of our measures is a process of its own, in which nothing has been compiled yet, so that
-start-up and memory are its own. A step's time is the median over rounds of many steps between two synchronisations.
+Each net's usual loop and each of our measures is a process of its own, so that memory is its own; where start-up is
+reported nothing has been compiled yet. A step's time is the median over rounds of many steps between two
+synchronisations.
 """
 
 import dataclasses
 import json
 import statistics
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -112,30 +114,20 @@ def measure_ours(name: str, device: str, steps: int = STEPS, rounds: int = ROUND
 def measure_streams(name: str, device: str, steps: int = STEPS, rounds: int = ROUNDS, **changes) -> dict:
     """Milliseconds a step of each run, when so many are trained at once, over their number."""
     data, found = load_data("auto"), {}
+
+    def go(take_step) -> None:
+        for _ in range(steps):
+            take_step()
+
     for count in STREAMS:
-        with ThreadPoolExecutor(count) as pool:
+        with ThreadPoolExecutor(count, initializer=own_stream) as pool:
+            ready = list(pool.map(lambda seed: make_run(name, device, data, seed, **changes), range(count)))
 
-            def work(seed: int, device=device):
-                with own_stream():
-                    take_step = make_run(name, device, data, seed, **changes)
-                    time_steps(take_step, min(steps, WARM_UP), 1, device)
-                    return take_step
-
-            ready = list(pool.map(work, range(count)))
-
-            def go(take_step):
-                with own_stream():
-                    for _ in range(steps):
-                        take_step()
-                    wait(device)
-
-            times = []
-            for _ in range(rounds):
-                wait(device)
-                begun = time.perf_counter()
+            def together(pool=pool, ready=ready) -> None:
                 list(pool.map(go, ready))
-                times.append(1e3 * (time.perf_counter() - begun) / steps / count)
-        found[str(count)] = statistics.median(times)
+
+            time_steps(together, 1, 1, device)  # no wait for the device before: another run might be captured
+            found[str(count)] = time_steps(together, 1, rounds, device) / steps / count
     return {"step_ms": found, "memory_gb": memory(device)}
 
 
@@ -188,9 +180,17 @@ def floors(name: str, ceilings: dict) -> dict:
 
 def measure_all(device: str) -> dict:
     """Everything, a process a measurement."""
+    with tempfile.TemporaryDirectory() as cache:
+        return measure_each(device, cache)
+
+
+def measure_each(device: str, cache: str) -> dict:
+    """Everything; what has been compiled is kept in the folder `cache`, for those whose start-up is not reported."""
 
     def apart(what: str, name: str = "", measure: str = "") -> dict:
-        found = measure_apart(__file__, "--child", what, "--net", name, "--measure", measure, "--device", device)
+        options = ["--child", what, "--net", name, "--measure", measure, "--device", device]
+        from_nothing = what == "1202" or (what, measure) == ("ours", FULL)
+        found = measure_apart(__file__, *options, cache=None if from_nothing else cache)
         print(what, name, measure, found, flush=True)
         return found
 

@@ -1,5 +1,7 @@
 import copy
+import weakref
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -7,7 +9,18 @@ import torch.nn.functional as F
 
 from helpers import step
 from helpers.models import ResNet, Spec, cifar_spec, imagenet_spec, split_norms
-from helpers.step import Device, NormReLU, Path, PathError, choose_path, fuse, has_compiler, make_step, take_path
+from helpers.step import (
+    Device,
+    NormReLU,
+    Path,
+    PathError,
+    capture,
+    choose_path,
+    fuse,
+    has_compiler,
+    make_step,
+    take_path,
+)
 
 COMPILER = pytest.mark.skipif(not has_compiler("cpu"), reason="no C++ compiler here")
 EAGER = Path("cpu", "float32", False, False, torch.get_num_threads(), "")
@@ -121,6 +134,24 @@ def test_the_fast_paths_give_the_same_losses_to_rounding():
     assert losses(replace(EAGER, compiled=True), steps=4) == pytest.approx(exact[:4], rel=1e-4)
     assert losses(replace(EAGER, precision="bfloat16"), steps=8) == pytest.approx(exact, rel=0.03)
     assert losses(replace(EAGER, precision="bfloat16", compiled=True), steps=8) == pytest.approx(exact, rel=0.03)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_graph_keeps_what_it_reads_and_is_captured_on_the_threads_own_stream(monkeypatch, own):
+    """CUDA's parts are made up: a real graph knows addresses alone, and no default stream can be captured."""
+    for part in ("Stream", "stream", "current_stream", "default_stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, part, MagicMock())
+    if not own:
+        monkeypatch.setattr(torch.cuda, "default_stream", torch.cuda.current_stream)
+    read = torch.zeros(1)
+    alive = weakref.ref(read)
+    replay = capture(lambda read=read: read.add_(1))
+    del read
+    assert alive() == 4, "three steps on the way, one captured"
+    replay()
+    torch.cuda.CUDAGraph.return_value.replay.assert_called_once_with()
+    expected = torch.cuda.current_stream if own else torch.cuda.Stream
+    assert torch.cuda.graph.call_args.kwargs["stream"] is expected.return_value
 
 
 def test_errors_are_counted():

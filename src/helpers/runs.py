@@ -4,7 +4,6 @@ A run's folder is `<suite>/<name>/seed-<k>/`; README.md in `data/runs/` says wha
 back; what notebooks need of it can be had from here too.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -34,7 +33,7 @@ from helpers.records import load_network as load_network
 from helpers.records import load_runs as load_runs
 from helpers.records import load_series as load_series
 from helpers.records import tabulate as tabulate
-from helpers.step import PathError
+from helpers.step import ALONE, PathError
 from helpers.train import Config, NotFinite, State, divide, start, statistics, train
 
 GRADIENTS_AT = 4  # gradients are recorded at the start and at every quarter of the schedule
@@ -213,7 +212,8 @@ def is_quarter(config: Config, step: int) -> bool:
 
 
 def record_gradients(folder: Path, state: State, images: torch.Tensor, labels: torch.Tensor) -> None:
-    norms = gradient_norms(state.network, images.to(state.device), labels.to(state.device))
+    with ALONE:  # as in `train.measure`
+        norms = gradient_norms(state.network, images.to(state.device), labels.to(state.device))
     table = norms.reset_index().assign(step=state.step)[["step", "layer", "norm"]]
     path = folder / "gradients.csv"
     if state.step > 0 and path.exists():
@@ -224,7 +224,9 @@ def record_gradients(folder: Path, state: State, images: torch.Tensor, labels: t
 
 def finish(folder: Path, about: dict, state: State, images: torch.Tensor, half_weights: bool) -> None:
     """Write what is known only at the end; `run.json` last, so that a finished run has everything."""
-    write(folder / "responses.csv", layer_responses(state.network, images.to(state.device)).to_csv().encode())
+    with ALONE:  # as in `train.measure`
+        responses = layer_responses(state.network, images.to(state.device))
+    write(folder / "responses.csv", responses.to_csv().encode())
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.network.state_dict().items()}
     if half_weights:
         # variances of a deep plain net exceed what half precision holds; convolutions are nearly all of the bytes
@@ -288,8 +290,7 @@ def record_suite(
         if progress(run, directory) == "done" or ended.is_set() or (left is not None and left <= 0):
             return
         try:
-            with own_stream():
-                record(run.name, run.config, directory, left, data, half_weights=half_weights)
+            record(run.name, run.config, directory, left, data, half_weights=half_weights)
         except NotFinite as error:
             failures.append(f"{run.name} seed {run.config.seed}: {error}")
             return
@@ -303,13 +304,17 @@ def record_suite(
         for run in runs:
             do(run)
     else:
-        with ThreadPoolExecutor(jobs) as pool:
+        with ThreadPoolExecutor(jobs, initializer=own_stream) as pool:
             for waiting in [pool.submit(do, run) for run in runs]:
                 waiting.result()
     if failures:
         raise NotFinite("; ".join(failures))
 
 
-def own_stream() -> contextlib.AbstractContextManager:
-    """A queue of work on the GPU, if there is one, beside those of other threads."""
-    return torch.cuda.stream(torch.cuda.Stream()) if torch.cuda.is_available() else contextlib.nullcontext()
+def own_stream() -> None:
+    """Give this thread a queue of work on the GPU, if there is one, beside those of other threads.
+
+    Once a thread, not once a run: PyTorch has 32 and then hands out those that it has handed out before.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_stream(torch.cuda.Stream())

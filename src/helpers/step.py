@@ -58,12 +58,12 @@ def examine(kind: str) -> Device:
 
 def has_compiler(device: str) -> bool:
     """Whether torch.compile can build kernels here: a C++ compiler on a CPU, Triton (which needs C) on a GPU."""
+    if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):  # what is built are Python modules
+        return False
     if device == "cpu":
-        compiler = os.environ.get("CXX", "g++" if sys.platform == "linux" else "clang++")
-        headers = os.path.join(sysconfig.get_path("include"), "Python.h")  # the kernels are Python modules
-        return shutil.which(compiler) is not None and os.path.exists(headers)
-    compilers = (os.environ.get("CC"), "gcc", "clang", "cc")
-    found = any(shutil.which(compiler) for compiler in compilers if compiler)
+        return shutil.which(os.environ.get("CXX", "g++" if sys.platform == "linux" else "clang++")) is not None
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]  # those that Triton looks for
+    found = any(shutil.which(compiler) for compiler in compilers)
     return device == "cuda" and found and importlib.util.find_spec("triton") is not None
 
 
@@ -104,11 +104,9 @@ def take_path(path: Path) -> None:
     torch.set_num_threads(path.threads)
     if path.compiled:
         # imported here because it takes seconds, which other paths need not spend
-        from torch._dynamo import config as dynamo
         from torch._inductor import config as inductor
 
         inductor.cpp.threads = path.threads
-        dynamo.recompile_limit = 64  # one kernel a shape; ImageNet's nets have more than eight
     torch.backends.cudnn.benchmark = True  # the fastest algorithm for each shape, and there are few shapes
     torch.backends.cudnn.allow_tf32 = False  # by default convolutions on a GPU round float32 to ten bits
     if path.device == "cpu":
@@ -149,18 +147,26 @@ def make_step(network: nn.Module, optimiser: torch.optim.Optimizer, path: Path) 
 def capture(action: Callable[[], None]) -> Callable[[], None]:
     """`action` as a CUDA graph that does the same work on the same memory; the way there runs it three times.
 
-    What it allocates, chooses or compiles at first it does in these three. Other threads may go on computing meanwhile.
+    What it allocates, chooses or compiles at first it does in these three. Other threads may go on computing meanwhile,
+    but a wait for the whole device by one of them breaks the capture.
     """
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.current_stream()
+    if stream == torch.cuda.default_stream():  # it cannot be captured
+        stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             action()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    # not on PyTorch's default stream for captures: it is one of 32 that are handed out in turn, to other threads too
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         action()
-    return graph.replay
+
+    def replay(_kept=action) -> None:  # the graph knows addresses alone: what lies there lives as long as `action`
+        graph.replay()
+
+    return replay
 
 
 def fuse(network: nn.Module) -> fx.GraphModule:
@@ -234,9 +240,17 @@ class FusedNormReLU(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, grad_added, None, None
 
 
-@functools.cache
 def compiled(function: Callable) -> Callable:
     """`function` as fused kernels, one for each shape it is called with."""
+    from torch._dynamo import config as dynamo
+
+    # more than the usual eight shapes and layouts; newer PyTorch holds it for each thread, and backward has its own
+    dynamo.recompile_limit = 64
+    return compile_once(function)
+
+
+@functools.cache
+def compile_once(function: Callable) -> Callable:
     return torch.compile(function, dynamic=False)
 
 

@@ -315,7 +315,8 @@ def measure(state: State, test_split: Split, known: tuple, steps: int, begun: fl
     train_loss = float(state.loss) / steps
     train_error = 100 * int(state.errors) / (steps * state.config.batch_size)
     trained = time.perf_counter()
-    test_loss, test_error = evaluate(state.network, test_split, *known)
+    with ALONE:  # cuDNN tries its algorithms, with a wait for the whole GPU that would break another run's capture
+        test_loss, test_error = evaluate(state.network, test_split, *known)
     if not math.isfinite(test_loss):  # the last step's update can break a net whose loss was still finite
         raise not_finite(state.step, lr)
     state.loss.zero_()
