@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py
 
-It is meant to take less than eight minutes, needs CIFAR-10 and a GPU that does nothing else, and writes `gpu.json` and,
-from it, `gpu.md`.
+It needs CIFAR-10 and a GPU that does nothing else, and writes `gpu.json` and, from it, `gpu.md`. Killed and called
+again, it goes on with the measurement at which it was.
 
 Each net's usual loop and each of our measures is a process of its own, so that memory is its own; where start-up is
 reported nothing has been compiled yet. A step's time is the median over rounds of many steps between two
@@ -12,8 +12,8 @@ synchronisations.
 
 import dataclasses
 import json
+import shutil
 import statistics
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +29,7 @@ from helpers.analysis import count_cost
 from helpers.data import Data, load_data
 from helpers.experiments import EXPERIMENTS
 from helpers.models import ResNet, Spec
-from helpers.runs import own_stream
+from helpers.runs import own_stream, source_commit
 from helpers.step import choose_path, examine
 from helpers.train import make_plans, prepare, start
 
@@ -178,24 +178,21 @@ def floors(name: str, ceilings: dict) -> dict:
     }
 
 
-def measure_all(device: str) -> dict:
-    """Everything, a process a measurement."""
-    with tempfile.TemporaryDirectory() as cache:
-        return measure_each(device, cache)
-
-
-def measure_each(device: str, cache: str) -> dict:
-    """Everything; what has been compiled is kept in the folder `cache`, for those whose start-up is not reported."""
+def measure_all(device: str, folder: Path) -> dict:
+    """Everything, a process a measurement. Each is kept in `folder`: a call that broke off is gone on with."""
+    folder.mkdir(parents=True, exist_ok=True)
 
     def apart(what: str, name: str = "", measure: str = "") -> dict:
-        options = ["--child", what, "--net", name, "--measure", measure, "--device", device]
-        from_nothing = what == "1202" or (what, measure) == ("ours", FULL)
-        found = measure_apart(__file__, *options, cache=None if from_nothing else cache)
-        print(what, name, measure, found, flush=True)
-        return found
+        kept = folder / f"{what} {name} {measure}.json"
+        if not kept.exists():
+            options = ["--child", what, "--net", name, "--measure", measure, "--device", device]
+            from_nothing = what == "1202" or (what, measure) == ("ours", FULL)  # these report their start-up
+            found = measure_apart(__file__, *options, cache=None if from_nothing else str(folder / "compiled"))
+            kept.write_text(json.dumps(found))
+        print(kept.stem, kept.read_text(), flush=True)
+        return json.loads(kept.read_text())
 
     results = {"machine": machine() | {"device": device_words(device)}, "ceilings": apart("ceilings")}
-    results["usual"] = {name: apart("usual", name) for name in NETS}
     results["ours"] = {name: {FULL: apart("ours", name, FULL)} for name in NETS}
     for name in ("resnet-20", "resnet-110"):
         for measure in MEASURES:
@@ -203,6 +200,7 @@ def measure_each(device: str, cache: str) -> dict:
                 results["ours"][name][measure] = apart("ours", name, measure)
     results["streams"] = {name: apart("streams", name, FULL) for name in ("resnet-20", "resnet-110")}
     results["1202"] = apart("1202")
+    results["usual"] = {name: apart("usual", name) for name in NETS}
     return results
 
 
@@ -217,7 +215,8 @@ def child(what: str, name: str, measure: str, device: str) -> dict:
     if what == "usual":
         return measure_usual(name, device, **small, **({"workers": (0,)} if small else {}))
     if what == "ours":
-        return measure_ours(name, device, **small, **changes)
+        few = {} if changes.get("graph", True) else {"steps": USUAL_STEPS, "rounds": 3}  # as slow as the usual loop
+        return measure_ours(name, device, **(small or few), **changes)
     if what == "streams":
         return measure_streams(name, device, **small, **changes)
     return measure_1202(device, **small) if what == "1202" else measure_ceilings(device)
@@ -287,7 +286,8 @@ def report(results: dict) -> str:
 PAGE_HEAD = """# Training speed on a GPU
 
 Written by `benchmarks/gpu.py` from `benchmarks/gpu.json`. Batches of 128 real CIFAR-10 images on one {device}, beside
-{cores} CPU cores ({cpu}); {system}; Python {python}, PyTorch {torch}. Medians of {rounds} rounds.
+{cores} CPU cores ({cpu}); {system}; Python {python}, PyTorch {torch}. Medians of {rounds} rounds, or of three
+where every operation is launched by itself.
 
 *Usual* is our network in eager float32, TF32 and cuDNN's benchmark on, torchvision's transforms on PIL images through
 a `DataLoader`, `.item()` every step; the fastest of several numbers of workers counts. *Ours* is what `helpers.train`
@@ -309,9 +309,11 @@ def main(
     if child_:
         print(json.dumps(child(child_, net, measure, device)))
         return
-    results = measure_all(device)
+    folder = ROOT / "build" / "bench-gpu" / f"{device} {source_commit()}"
+    results = measure_all(device, folder)
     out.write_text(json.dumps(results, indent=1) + "\n")
     out.with_suffix(".md").write_text(report(results))
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,24 @@ def test_the_floor_counts_every_map_of_a_net(script):
     assert count(EXPERIMENTS["resnet-20"].spec) == pytest.approx(0.86e9, rel=0.1)
 
 
+def test_a_benchmark_that_broke_off_goes_on(script, monkeypatch, tmp_path):
+    gpu, measured = script("gpu"), []
+
+    def measure(_script, *options, cache):
+        if len(measured) == 5:
+            measured.append("broke off")
+            raise SystemExit
+        measured.append(options)
+        return {"step_ms": 1.0}
+
+    monkeypatch.setattr(gpu, "measure_apart", measure)
+    with pytest.raises(SystemExit):
+        gpu.measure_all("cpu", tmp_path)
+    results = gpu.measure_all("cpu", tmp_path)
+    assert set(results["ours"]) == set(results["usual"]) == set(gpu.NETS)
+    assert len(measured) == len(set(measured)), "what was measured is not measured again"
+
+
 def test_our_side_of_the_gpus_benchmark_runs_without_one(script, monkeypatch, tiny_data, tiny_config):
     gpu = script("gpu")
     monkeypatch.setattr(gpu, "load_data", lambda _: tiny_data)
