@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-ALONE = threading.RLock()  # for what concerns the whole process: its random numbers, compiling, capturing
+# for what concerns the whole process: its random numbers, compiling, capturing, and what may wait for the whole GPU
+ALONE = threading.RLock()
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
