@@ -279,8 +279,8 @@ def record_suite(
     """Record what is missing of `runs`, in their order, until done or `time_limit` seconds have passed.
 
     Small nets leave a large GPU idle: `jobs` of them are trained at once, each in a thread and stream of its own, to
-    the same end as alone; by default four on a GPU. A run whose loss is no longer finite does not stop the others;
-    NotFinite is raised last.
+    the same end as alone (on a GPU but for rounding: cuDNN chooses algorithms by their time); by default four on a
+    GPU. A run whose loss is no longer finite does not stop the others; NotFinite is raised last.
     """
     jobs = jobs or (4 if torch.cuda.is_available() else 1)
     begun, failures, ended = time.monotonic(), [], threading.Event()
