@@ -25,6 +25,7 @@ def test_an_unsolved_stub_says_so_and_stops_nothing(answer):
 def test_right_wrong_and_broken_answers_are_told_apart():
     assert repr(check_double(lambda x: 2 * x)) == "✓ Right: twice as much"
     assert repr(check_double(lambda x: x**2)) == "✗ Not yet: double(3) should be 6"
+    assert repr(Verdict("wrong", "word " * 40)).count("\n") == 2, "lines are broken between words"
     assert check_double(lambda: 6).state == "wrong"
     assert "ZeroDivisionError" in check_double(lambda x: x / 0).message
     with pytest.raises(Mistake):

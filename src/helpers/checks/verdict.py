@@ -1,6 +1,7 @@
 """What a check answers, and the few things that every check needs."""
 
 import functools
+import textwrap
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, Literal, NamedTuple
@@ -16,7 +17,9 @@ class Verdict(NamedTuple):
     message: str
 
     def __repr__(self) -> str:
-        return f"{ {'right': '✓ Right', 'wrong': '✗ Not yet', 'unsolved': '· Your turn'}[self.state] }: {self.message}"
+        sign = {"right": "✓ Right", "wrong": "✗ Not yet", "unsolved": "· Your turn"}[self.state]
+        # JupyterLab would break long lines inside words
+        return textwrap.fill(f"{sign}: {self.message}", 90, subsequent_indent="  ", break_on_hyphens=False)
 
 
 class Mistake(Exception):
