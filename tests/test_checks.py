@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from helpers import checks
 from helpers.checks import Verdict, reveal
 from helpers.checks.verdict import Mistake, exercise, expect
 
@@ -46,3 +47,11 @@ def test_a_prediction_is_told_how_far_off_it_was():
 @pytest.mark.parametrize("guess", ["3 %", (2, 3)])
 def test_a_prediction_that_is_no_number_stops_nothing(guess):
     assert f"It is 7.4 %. Your guess, {guess!r}, is not a number" in reveal(guess, 7.44, " %")
+
+
+@pytest.mark.parametrize("name", sorted(name for name in dir(checks) if name.startswith("check_")))
+def test_every_exercise_left_as_its_stub_is_unsolved(name):
+    def stub(*_):
+        raise NotImplementedError
+
+    assert getattr(checks, name)(stub).state == "unsolved"

@@ -95,11 +95,3 @@ def test_wrong_layers_are_told_their_mistake(answer, named):
     verdict = checks.check_layers(answer)
     assert verdict.state == "wrong"
     assert named in verdict.message
-
-
-@pytest.mark.parametrize("check", [checks.check_pooled, checks.check_layers])
-def test_a_stub_is_unsolved(check):
-    def stub(*_):
-        raise NotImplementedError
-
-    assert check(stub).state == "unsolved"

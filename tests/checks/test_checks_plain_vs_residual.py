@@ -133,11 +133,3 @@ def test_a_wrong_rule_is_told_its_mistake(answer, named):
     verdict = checks.check_lower(answer)
     assert verdict.state == "wrong"
     assert named in verdict.message
-
-
-@pytest.mark.parametrize("check", [checks.check_report, checks.check_lower])
-def test_a_stub_is_unsolved(check):
-    def stub(*_):
-        raise NotImplementedError
-
-    assert check(stub).state == "unsolved"

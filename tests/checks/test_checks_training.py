@@ -124,11 +124,3 @@ def test_a_wrong_step_is_told_its_mistake(answer, named):
     verdict = checks.check_step(answer)
     assert verdict.state == "wrong"
     assert named in verdict.message
-
-
-@pytest.mark.parametrize("check", [checks.check_view, checks.check_step])
-def test_a_stub_is_unsolved(check):
-    def stub(*_):
-        raise NotImplementedError
-
-    assert check(stub).state == "unsolved"

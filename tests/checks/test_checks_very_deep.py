@@ -130,11 +130,3 @@ def test_a_wrong_rate_is_told_its_mistake(answer, named):
     verdict = checks.check_rate(answer)
     assert verdict.state == "wrong"
     assert named in verdict.message
-
-
-@pytest.mark.parametrize("check", [checks.check_gate, checks.check_rate])
-def test_a_stub_is_unsolved(check):
-    def stub(*_):
-        raise NotImplementedError
-
-    assert check(stub).state == "unsolved"
