@@ -4,6 +4,7 @@ from dataclasses import replace
 from unittest.mock import MagicMock
 
 import pytest
+import tape
 import torch
 import torch.nn.functional as F
 
@@ -134,6 +135,28 @@ def test_the_fast_paths_give_the_same_losses_to_rounding():
     assert losses(replace(EAGER, compiled=True), steps=4) == pytest.approx(exact[:4], rel=1e-4)
     assert losses(replace(EAGER, precision="bfloat16"), steps=8) == pytest.approx(exact, rel=0.03)
     assert losses(replace(EAGER, precision="bfloat16", compiled=True), steps=8) == pytest.approx(exact, rel=0.03)
+
+
+@pytest.mark.parametrize("spec", [cifar_spec(8), cifar_spec(8, "plain"), cifar_spec(8, "C")], ids=["A", "plain", "C"])
+def test_in_bfloat16_a_step_is_autocasts_bit_for_bit(spec):
+    """Each weight would be cast in an operation of its own there, and its gradient back; here all are at once."""
+    ours, theirs = network(spec), network(spec)
+    ours_sgd, theirs_sgd = (torch.optim.SGD(n.parameters(), 0.05, 0.9, weight_decay=1e-4) for n in (ours, theirs))
+    take = make_step(ours, ours_sgd, replace(EAGER, precision="bfloat16"))
+    for seed in range(3):
+        images, labels = batch(seed=seed)
+        with tape.Tape() as operations:
+            take(images, labels)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = theirs(images.contiguous(memory_format=torch.channels_last)).float()
+        theirs_sgd.zero_grad()
+        F.cross_entropy(logits, labels).backward()
+        theirs_sgd.step()
+    for mine, autocasts in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+        assert torch.equal(mine, autocasts)
+    names = [operation.name() for operation, *_ in operations.calls]
+    assert names.count("aten::_foreach_copy_") == 2
+    assert names.count("aten::_to_copy") < 10, "of images, logits and the classifier's bias, there and back"
 
 
 @pytest.mark.parametrize("own", [True, False])

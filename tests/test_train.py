@@ -11,7 +11,10 @@ from helpers.checkpoint import CheckpointError, load, save
 from helpers.data import Split, batches, channel_statistics, mean_image, normalise, synthetic
 from helpers.experiments import DEVIATIONS
 from helpers.models import Spec
-from helpers.train import Config, NotFinite, Schedule, advance, evaluate, start, train
+from helpers.step import has_compiler
+from helpers.train import Config, NotFinite, Schedule, advance, evaluate, make_plans, prepare, start, train
+
+COMPILER = pytest.mark.skipif(not has_compiler("cpu"), reason="no C++ compiler here")
 
 
 def test_the_papers_schedule():
@@ -109,10 +112,11 @@ def test_the_gate_opens_on_training_error_below_80_and_stays_open(tiny_data):
     assert not any(opened) and not bool(state.gate)
 
 
-def test_the_gate_looks_at_each_hundred_steps_by_themselves(tiny_config):
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=COMPILER)])
+def test_the_gate_looks_at_each_hundred_steps_by_themselves(tiny_config, compiled):
     """Errors of a made-up step: all wrong, then 80 % exactly, which is not below 80, then one image fewer."""
     schedule = Schedule(steps=1000, milestones=(2000, 3000), lr=0.1, warmup_lr=0.01)
-    state = start(dataclasses.replace(tiny_config, schedule=schedule, batch_size=10))
+    state = start(dataclasses.replace(tiny_config, schedule=schedule, batch_size=10, compiled=compiled))
     wrong = [10] * 100 + [8] * 100 + [8] * 99 + [7] + [10] * 200
     rates = []
     for errors in wrong:
@@ -120,6 +124,34 @@ def test_the_gate_looks_at_each_hundred_steps_by_themselves(tiny_config):
         advance(state, lambda images, labels, made_up=made_up: made_up, None, None, torch.tensor(0.1))
         rates.append(round(float(state.optimiser.param_groups[0]["lr"]), 6))
     assert rates == [0.01] * 300 + [0.1] * 200
+    assert (state.step, int(state.errors), float(state.loss), int(state.not_finite)) == (500, sum(wrong), 500, -1)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=COMPILER)])
+def test_a_prepared_step_gets_the_streams_batches_and_the_schedules_rates(
+    monkeypatch, tiny_config, tiny_data, compiled
+):
+    """Over ends of epochs (every fourth batch) and of plans."""
+    config = dataclasses.replace(tiny_config, compiled=compiled, eval_every=9)
+    state, seen = start(config), []
+
+    def look(state, step, *batch):
+        seen.append(batch)
+        state.clock += 1
+
+    monkeypatch.setattr("helpers.train.advance", look)
+    plans = list(make_plans(config, 60, 0))
+    place, take_step = prepare(state, tiny_data.train, plans[0])
+    for plan in plans:
+        place(plan)
+        for _ in plan.rates:
+            take_step()
+    assert len(seen) == 60
+    stream = batches(tiny_data.train, 16, seed=0)
+    for step, (images, labels, rate) in enumerate(seen):
+        expected = next(stream)
+        assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])
+        assert float(rate) == pytest.approx(config.schedule.lr_at(step))
 
 
 GATED = Schedule(steps=230, milestones=(120, 210), lr=0.05, warmup_lr=0.01)

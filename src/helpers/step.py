@@ -14,12 +14,13 @@ import shutil
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 
 # for what concerns the whole process: its random numbers, compiling, capturing, and what may wait for the whole GPU
 ALONE = threading.RLock()
@@ -131,18 +132,33 @@ def make_step(network: nn.Module, optimiser: torch.optim.Optimizer, path: Path) 
     network.train().to(memory_format=torch.channels_last)
     forward = fuse(network) if path.compiled else network
     low = path.precision == "bfloat16"
+    weights = {name: p for name, p in forward.named_parameters() if low and p.ndim > 1}
+    # autocast would cast each by itself and its gradient back, with a kernel for every one
+    casts = {name: p.detach().bfloat16().requires_grad_() for name, p in weights.items()}
+    grads = [torch.empty_like(p) for p in weights.values()]
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         images = images.contiguous(memory_format=torch.channels_last)
+        copy_all(casts.values(), weights.values())
         with torch.autocast(path.device, torch.bfloat16, enabled=low):
-            logits = forward(images).float()
+            logits = functional_call(forward, casts, images).float()
         loss = F.cross_entropy(logits, labels)
         optimiser.zero_grad()
         loss.backward()
+        copy_all(grads, [cast.grad for cast in casts.values()])
+        for weight, cast, grad in zip(weights.values(), casts.values(), grads, strict=True):
+            weight.grad, cast.grad = grad, None
         optimiser.step()
         return loss.detach(), (logits.detach().argmax(1) != labels).sum()
 
     return step
+
+
+@torch.no_grad()
+def copy_all(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
+    """Copy each source into its target, in one kernel on a GPU even where the types differ."""
+    if targets := list(targets):  # PyTorch refuses to copy no tensors at all
+        torch._foreach_copy_(targets, list(sources))
 
 
 def capture(action: Callable[[], None]) -> Callable[[], None]:

@@ -249,17 +249,15 @@ def prepare(state: State, split: Split, plan: Plan) -> tuple[Callable[[Plan], No
     rows = state.config.eval_every
     shelf = Plan(*(part.new_zeros((rows, *part.shape[1:]), device=state.device) for part in plan))
     step = make_step(state.network, state.optimiser, state.path)
-    fetch = compiled(gather) if state.path.compiled else gather
-    (mean, std), padding = statistics(state.config, split), state.config.padding
+    fetch = compiled(pick) if state.path.compiled else pick
+    known = split, *statistics(state.config, split), state.config.padding
 
     def place(plan: Plan) -> None:
         for held, part in zip(shelf, plan, strict=True):
             held[: len(part)].copy_(part)
 
     def take_step() -> None:
-        row = (state.clock % rows).unsqueeze(0)
-        *draw, rate = (held.index_select(0, row)[0] for held in shelf)
-        advance(state, step, *fetch(split, mean, Draw(*draw), std, padding), rate)
+        advance(state, step, *fetch(shelf, state.clock, *known))
 
     if not state.path.graph:
         return place, take_step
@@ -270,6 +268,15 @@ def prepare(state: State, split: Split, plan: Plan) -> tuple[Callable[[Plan], No
     for name, tensor in state.tensors().items():
         tensor.detach().copy_(before[name])
     return place, replay
+
+
+def pick(
+    shelf: Plan, clock: Tensor, split: Split, mean: Tensor, std: Tensor | None, padding: Padding
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels and rate of the step that `clock` counts, from the shelf's row for it."""
+    row = (clock % len(shelf.rates)).unsqueeze(0)
+    *draw, rate = (part.index_select(0, row)[0] for part in shelf)
+    return *gather(split, mean, Draw(*draw), std, padding), rate
 
 
 def divide(config: Config, train_split: Split, test_split: Split) -> tuple[Split, Split]:
@@ -294,17 +301,29 @@ def advance(state: State, step, images: Tensor, labels: Tensor, rate: Tensor) ->
     schedule, lr = state.config.schedule, state.optimiser.param_groups[0]["lr"]
     lr.copy_(rate if schedule.warmup_lr is None else torch.where(state.gate, rate, schedule.warmup_lr))
     loss, errors = step(images, labels)
-    state.loss += loss
-    state.errors += errors
-    bad = ~loss.isfinite() & (state.not_finite < 0)
-    state.not_finite.copy_(torch.where(bad, state.clock, state.not_finite))
-    state.clock += 1
+    add_up = compiled(count) if state.path.compiled else count
+    add_up(state.clock, state.loss, state.errors, state.not_finite, loss, errors)
     if schedule.warmup_lr is not None:
-        state.gate_errors += errors
-        full = state.clock % GATE_WINDOW == 0
-        seen = GATE_WINDOW * state.config.batch_size
-        state.gate |= full & (state.gate_errors < schedule.gate_error / 100 * seen)
-        state.gate_errors *= ~full
+        limit = schedule.gate_error / 100 * GATE_WINDOW * state.config.batch_size
+        watch = compiled(watch_gate) if state.path.compiled else watch_gate
+        watch(state.clock, state.gate, state.gate_errors, errors, limit)
+
+
+def count(clock: Tensor, losses: Tensor, wrong: Tensor, not_finite: Tensor, loss: Tensor, errors: Tensor) -> None:
+    """Add a step to the first four, all of them scalars."""
+    losses += loss
+    wrong += errors
+    bad = ~loss.isfinite() & (not_finite < 0)
+    not_finite.copy_(torch.where(bad, clock, not_finite))
+    clock += 1
+
+
+def watch_gate(clock: Tensor, gate: Tensor, gate_errors: Tensor, errors: Tensor, limit: float) -> None:
+    """Open the gate once a whole window of steps has fewer than `limit` errors."""
+    gate_errors += errors
+    full = clock % GATE_WINDOW == 0
+    gate |= full & (gate_errors < limit)
+    gate_errors *= ~full
 
 
 def measure(state: State, test_split: Split, known: tuple, steps: int, begun: float) -> dict:
