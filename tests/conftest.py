@@ -10,9 +10,9 @@ from torchvision.datasets import CIFAR10
 
 from helpers import data
 from helpers.__main__ import main
+from helpers.config import Config, Schedule
 from helpers.data import Data, Split
 from helpers.models import Spec
-from helpers.train import Config, Schedule
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torchvision.datasets import CIFAR10
 
 import helpers
-from helpers import checkpoint, data, experiments, runs
+from helpers import checkpoint, data, download, experiments, runs
 from helpers import train as training
 from helpers.checkpoint import load, save
 from helpers.runs import RunError, load_network, load_runs, load_series, progress, record
@@ -130,7 +130,7 @@ def test_a_truncated_archive_and_no_network(call, small_cifar, monkeypatch):
     shutil.rmtree(small_cifar.parent / CIFAR10.base_folder)
     good = small_cifar.read_bytes()
     small_cifar.write_bytes(good[:-100])
-    monkeypatch.setattr(data, "time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=lambda _: None))
     told = rf"could not download .*\({small_cifar} is damaged or cut short; http.* fetch it yourself from"
     assert_told(call("data", "--root", small_cifar.parent), 1, told)
     small_cifar.write_bytes(good)

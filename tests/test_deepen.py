@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.models import ResNet, Spec, deepen
+from helpers.deepen import deepen
+from helpers.models import ResNet, Spec
 
 SHALLOW = Spec((1, 1, 2), (4, 6, 8), shortcut="plain")
 

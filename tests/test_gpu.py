@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from helpers.checkpoint import load, save
+from helpers.config import Config, Schedule
 from helpers.data import Data, synthetic
 from helpers.experiments import EXPERIMENTS, Run
 from helpers.models import cifar_spec
 from helpers.runs import own_stream, progress, record_suite
 from helpers.step import take_path
-from helpers.train import Config, Schedule, make_plans, prepare, start, train
+from helpers.train import make_plans, prepare, start, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

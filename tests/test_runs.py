@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from helpers import runs
 from helpers.checkpoint import CheckpointError, load
+from helpers.config import Schedule
 from helpers.data import Data, mean_image
 from helpers.experiments import SUITES, UnknownName, experiment, select, suite
 from helpers.runs import (
@@ -25,7 +26,7 @@ from helpers.runs import (
     record_suite,
 )
 from helpers.step import has_compiler
-from helpers.train import NotFinite, Schedule, evaluate
+from helpers.train import NotFinite, evaluate
 
 CLOCKS = ["seconds", "images_per_second"]
 

@@ -224,6 +224,7 @@ def test_the_path_follows_from_the_device(device, path, why):
     ("changes", "reason"),
     [
         ({"device": "cuda"}, "begun on a GPU and this machine has none"),
+        ({"device": "mps"}, "begun on MPS and this machine has none"),
         ({"compiled": True}, "this machine has no compiler"),
         ({"threads": 10_000}, "begun on 10000 CPU threads"),
     ],
@@ -231,6 +232,7 @@ def test_the_path_follows_from_the_device(device, path, why):
 def test_a_path_that_cannot_be_taken_is_refused_with_the_reason(monkeypatch, changes, reason):
     monkeypatch.setattr(step, "has_compiler", lambda _: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(PathError, match=reason):
         take_path(replace(EAGER, **changes))
 

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from helpers.checkpoint import CheckpointError, load, save
+from helpers.config import Config, Schedule
 from helpers.data import Split, batches, channel_statistics, mean_image, normalise, synthetic
 from helpers.experiments import DEVIATIONS
 from helpers.models import Spec
 from helpers.step import has_compiler
-from helpers.train import Config, NotFinite, Schedule, advance, evaluate, make_plans, prepare, start, train
+from helpers.train import NotFinite, advance, evaluate, make_plans, prepare, start, train
 
 COMPILER = pytest.mark.skipif(not has_compiler("cpu"), reason="no C++ compiler here")
 

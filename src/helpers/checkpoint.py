@@ -12,8 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from helpers.config import Config
 from helpers.step import Path as StepPath
-from helpers.train import Config, State, start
+from helpers.train import State, start
 
 
 class CheckpointError(RuntimeError):

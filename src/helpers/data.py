@@ -1,14 +1,8 @@
 """CIFAR-10 and a drawn stand-in for it, whole in memory, and the stream of augmented batches (Sec. 4.2)."""
 
-import errno
 import functools
 import hashlib
-import http.client
 import itertools
-import tarfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.datasets import CIFAR10
-from tqdm import tqdm
 
 from helpers import ROOT
+from helpers.download import DataError, fetch, md5, unpack
 
 ARCHIVE = "cifar-10-python.tar.gz"
 ARCHIVE_MD5 = CIFAR10.tgz_md5
@@ -31,11 +25,6 @@ MIRRORS = (
 PADDING = 4
 Padding = Literal["zeros", "black", "reflect"]  # zeros after the mean is subtracted, zeros before, the image's own edge
 Sampling = Literal["epochs", "replacement", "drop last"]  # "drop last": an epoch's last partial batch is left out
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-
-
-class DataError(RuntimeError):
-    """The data set is missing, damaged, or cannot be fetched."""
 
 
 class Split(NamedTuple):
@@ -55,11 +44,6 @@ class Data(NamedTuple):
     train: Split
     test: Split
     md5: dict[str, str]
-
-
-def md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def load_data(name: str = "auto", root: str | Path = ROOT / "data") -> Data:
@@ -104,66 +88,6 @@ def load_cifar10(root: str | Path = ROOT / "data", download: bool = True) -> tup
 def as_split(dataset: CIFAR10) -> Split:
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
     return Split(images, torch.tensor(dataset.targets))
-
-
-def fetch(urls: tuple[str, ...], target: Path, wanted: str, tries: int = 3, timeout: float = 30) -> Path:
-    """Download `target` from the first of `urls` that has it, going on where an earlier attempt broke off.
-
-    What is there already is taken if its MD5 is `wanted`, and replaced if not. Raises DataError if every address
-    fails, and OSError if the disk does.
-    """
-    reasons = []
-    if target.exists():
-        if md5(target) == wanted:
-            return target
-        reasons.append(f"{target} is damaged or cut short")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    for url in urls:
-        for attempt in range(tries):
-            try:
-                continue_download(url, part, timeout)
-            except (OSError, http.client.HTTPException) as error:
-                if getattr(error, "errno", None) in DISK_ERRORS:
-                    raise
-                reasons.append(f"{url}: {error}")
-                time.sleep(min(attempt, 1))
-                continue
-            if md5(part) == wanted:
-                return part.replace(target)
-            reasons.append(f"{url}: wrong content")
-            part.unlink()
-            break
-    raise DataError(
-        f"could not download {target.name} ({'; '.join(dict.fromkeys(reasons))}): fetch it yourself from {urls[-1]}, "
-        f"put it into {target.parent} and run this again"
-    )
-
-
-def continue_download(url: str, part: Path, timeout: float) -> None:
-    """Append to `part` what is missing of it. Raises OSError if the connection ends early."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=timeout)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is missing, or `part` is longer than the file: its MD5 will tell
-            return
-        raise
-    with response, part.open("ab" if response.status == 206 else "wb") as file:
-        start = file.tell()
-        length = int(response.headers.get("Content-Length", 0))
-        with tqdm(total=start + length, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar:
-            while chunk := response.read(1 << 16):
-                file.write(chunk)
-                bar.update(len(chunk))
-        if length and file.tell() < start + length:
-            raise OSError(f"the connection broke off after {file.tell():,} of {start + length:,} bytes")
-
-
-def unpack(archive: Path, root: Path) -> None:
-    with tarfile.open(archive) as file:
-        file.extractall(root, filter="data")
 
 
 def synthetic(train: int = 5000, test: int = 1000, seed: int = 0) -> tuple[Split, Split]:

@@ -5,8 +5,8 @@ import difflib
 import re
 from typing import NamedTuple
 
+from helpers.config import Config, Schedule
 from helpers.models import Shortcut, cifar_spec
-from helpers.train import Config, Schedule
 
 DEPTHS = (20, 32, 44, 56, 110)
 

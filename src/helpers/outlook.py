@@ -13,13 +13,13 @@ import torch
 
 from helpers import ROOT
 from helpers.analysis import count_cost
+from helpers.config import Config
 from helpers.data import load_data
 from helpers.experiments import Run, select, suite
 from helpers.models import Spec
 from helpers.records import read_about, read_rows, run_folders
 from helpers.runs import device_name, progress, record_suite
 from helpers.step import choose_path, examine
-from helpers.train import Config
 
 RUNS = ROOT / "data" / "runs"
 

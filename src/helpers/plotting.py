@@ -148,6 +148,7 @@ def plot_responses(responses: pd.DataFrame, ax: Axes | None = None, ordered: boo
         ax.plot(values, **look, **({"ls": "--", "mfc": "white"} if kind == "plain" else {}))
     order = "layers, sorted by their standard deviation" if ordered else "layers, in their order"
     ax.set(xlabel=order, ylabel="std of response", xlim=(0, None))
+    ax.locator_params(axis="x", integer=True)
     scale(ax, responses["std"])
     add_legend(ax, [ax])
     return ax

@@ -11,8 +11,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from helpers import ROOT
+from helpers.config import Config
 from helpers.models import ResNet
-from helpers.train import Config
 
 ABOUT, METRICS = "run.json", "metrics.jsonl"
 WEIGHTS, CHECKPOINT = "weights.safetensors", "checkpoint.safetensors"

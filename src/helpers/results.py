@@ -7,10 +7,10 @@ import torch
 
 from helpers import ROOT
 from helpers.checkpoint import write
+from helpers.config import Config
 from helpers.models import ResNet, Spec, count_parameters
 from helpers.paper import load_table
 from helpers.records import read_about, read_rows, run_folders, tabulate
-from helpers.train import Config
 
 README, FIGURES, RUNS = ROOT / "README.md", ROOT / "figures", ROOT / "data" / "runs"
 BEGIN, END = "<!-- results: python -m helpers results -->", "<!-- /results -->"

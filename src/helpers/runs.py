@@ -26,6 +26,7 @@ from tqdm import tqdm
 from helpers import ROOT
 from helpers.analysis import gradient_norms, layer_responses
 from helpers.checkpoint import CheckpointError, load, save, write
+from helpers.config import Config
 from helpers.data import Data, load_data, normalise
 from helpers.experiments import Run
 from helpers.records import ABOUT, CHECKPOINT, METRICS, WEIGHTS, RunError, read_about, read_rows, read_table
@@ -34,7 +35,7 @@ from helpers.records import load_runs as load_runs
 from helpers.records import load_series as load_series
 from helpers.records import tabulate as tabulate
 from helpers.step import ALONE, PathError
-from helpers.train import Config, NotFinite, State, divide, start, statistics, train
+from helpers.train import NotFinite, State, divide, start, statistics, train
 
 GRADIENTS_AT = 4  # gradients are recorded at the start and at every quarter of the schedule
 

@@ -99,6 +99,8 @@ def take_path(path: Path) -> None:
     """Make this process follow `path`. Raises PathError, with the reason, where it cannot."""
     if path.device == "cuda" and not torch.cuda.is_available():
         raise PathError("the run was begun on a GPU and this machine has none")
+    if path.device == "mps" and not torch.backends.mps.is_available():
+        raise PathError("the run was begun on MPS and this machine has none")
     if path.compiled and not has_compiler(path.device):
         raise PathError("the run was begun with compiled kernels and this machine has no compiler")
     if path.threads > (os.cpu_count() or 1):

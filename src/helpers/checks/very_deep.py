@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from helpers.checks.verdict import exercise, expect
-from helpers.train import Schedule
+from helpers.config import Schedule
 
 
 def opens(errors: Tensor, wanted=lambda window: window.mean() < 80, window: int = 100, stride: int = 100) -> int | None:
