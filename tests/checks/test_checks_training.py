@@ -45,6 +45,10 @@ def test_a_right_view_is_accepted(answer):
         (lambda image, row, column, flip: view(image, row, column, False), "never mirrored"),
         (lambda image, row, column, flip: view(image, row, column, not flip), "mirrored when flip is False"),
         (lambda image, row, column, flip: view(image, row, column, flip, "reflect"), "padding is not zeros"),
+        (
+            lambda image, row, column, flip: image.copy_(view(image, row, column, flip)),
+            "the image that was given is changed",
+        ),
         (lambda image, row, column, flip: image.flip(2) if flip else image, "pad and crop"),
         (lambda image, row, column, flip: F.pad(image, (4, 4, 4, 4)), "the shape is"),
     ],

@@ -13,7 +13,8 @@ def check_view(view) -> str:
     """view: image (3, 32, 32) with the mean subtracted, row and column 0..8, flip (bool) -> (3, 32, 32)."""
     for row, column, flip in ((1, 5, False), (8, 2, True), (3, 0, True)):
         image = torch.rand(3, 32, 32) - 0.5
-        found = view(image.clone(), row, column, flip)
+        given = image.clone()
+        found = view(given, row, column, flip)
         right = augment(image[None], torch.tensor([[row, column]]), torch.tensor([flip]))[0]
         inside = crop(torch.ones_like(image), row, column, flip)
         if isinstance(found, Tensor) and found.shape == right.shape and is_same(found * inside, right):
@@ -21,6 +22,8 @@ def check_view(view) -> str:
                 is_same(found, right), "the padding is not zeros: the mean has been subtracted, so 0 is a mean pixel"
             )
         match(found, right, wrong_views(image, row, column, flip))
+        kept = "the view is right, but the image that was given is changed by it: the next epoch would crop the crop"
+        expect(torch.equal(given, image), kept)
     return "padded with zeros, cropped, then mirrored."
 
 
