@@ -1,5 +1,7 @@
 import copy
+import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from unittest.mock import MagicMock
 
@@ -32,6 +34,15 @@ def threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def often_switched():
+    """Threads take turns every few microseconds: what two of them can do to each other, they do."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 def batch(size=8, count=16, seed=0):
@@ -87,6 +98,22 @@ def test_norms_of_another_kind_are_left_alone():
     split_norms(net, 2)
     images, _ = batch()
     torch.testing.assert_close(fuse(net)(images), net(images))
+
+
+def test_nets_can_be_fused_at_once_beside_others_that_are_called(often_switched):
+    """Tracing replaces `nn.Module.__call__` in all threads; what is called meanwhile waits, as in `train`."""
+    call, nets = torch.nn.Module.__call__, [network(cifar_spec(20)) for _ in range(8)]
+    images, _ = batch()
+
+    def both(net):
+        fused = fuse(net)
+        with step.ALONE:
+            return fused, net(images)
+
+    with ThreadPoolExecutor(4) as pool:
+        for fused, _ in pool.map(both, nets):
+            assert sum(isinstance(module, NormReLU) for module in fused.modules()) == 19
+    assert torch.nn.Module.__call__ is call
 
 
 def test_fusing_leaves_the_network_as_it_was():

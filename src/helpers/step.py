@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-# for what concerns the whole process: its random numbers, compiling, capturing, and what may wait for the whole GPU
+# for what concerns the whole process: its random numbers, tracing, compiling, capturing, and what may wait for the GPU
 ALONE = threading.RLock()
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -143,7 +143,7 @@ def make_step(network: nn.Module, optimiser: torch.optim.Optimizer, path: Path) 
         images = images.contiguous(memory_format=torch.channels_last)
         copy_all(casts.values(), weights.values())
         with torch.autocast(path.device, torch.bfloat16, enabled=low):
-            logits = functional_call(forward, casts, images).float()
+            logits = functional_call(forward, casts, images, tie_weights=False).float()
         loss = F.cross_entropy(logits, labels)
         optimiser.zero_grad()
         loss.backward()
@@ -158,7 +158,7 @@ def make_step(network: nn.Module, optimiser: torch.optim.Optimizer, path: Path) 
 
 @torch.no_grad()
 def copy_all(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
-    """Copy each source into its target, in one kernel on a GPU even where the types differ."""
+    """Copy each source into its target, dozens of them in one kernel on a GPU even where the types differ."""
     if targets := list(targets):  # PyTorch refuses to copy no tensors at all
         torch._foreach_copy_(targets, list(sources))
 
@@ -193,7 +193,8 @@ def fuse(network: nn.Module) -> fx.GraphModule:
 
     The result shares parameters and moving averages with `network`, which stays as it is.
     """
-    traced = fx.GraphModule(network, Tracer().trace(network))
+    with ALONE:  # while it traces, a call of any module in any thread would be traced too
+        traced = fx.GraphModule(network, Tracer().trace(network))
     modules = dict(traced.named_modules())
 
     def is_relu(node: fx.Node) -> bool:
