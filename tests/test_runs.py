@@ -236,13 +236,30 @@ def test_runs_recorded_at_once_are_the_runs_they_would_be_alone(tmp_path, tiny_c
         assert contents(alone) == contents(tmp_path / "at once" / run.name / f"seed-{run.config.seed}")
 
 
-def test_of_runs_recorded_at_once_a_failure_is_reported_and_starts_nothing_more(tmp_path, tiny_config, tiny_data):
-    chosen = [runs.Run(name, tiny_config) for name in "abcdef"]
-    record("b", dataclasses.replace(tiny_config, momentum=0.5), tmp_path, data=tiny_data)
-    with pytest.raises(RunError, match="holds another run"):
-        record_suite(chosen, tmp_path, tiny_data, jobs=2)
-    states = [progress(run, tmp_path) for run in chosen]
-    assert states[0] == "done" and states[3:] == ["missing"] * 3
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_runs_that_cannot_be_done_are_told_at_once_and_stop_no_other(tmp_path, tiny_config, tiny_data, capsys, jobs):
+    chosen = [runs.Run(name, tiny_config) for name in "abcd"]
+    for name in "ac":
+        record(name, dataclasses.replace(tiny_config, momentum=0.5), tmp_path, data=tiny_data)
+    with pytest.raises(RunError, match=r"a seed 0: .* holds another run .*; c seed 0: .* holds another run"):
+        record_suite(chosen, tmp_path, tiny_data, jobs=jobs)
+    printed = capsys.readouterr().out.splitlines()
+    told = [number for number, line in enumerate(printed) if "holds another run" in line]
+    assert len(told) == 2 and told[-1] < len(printed) - 1, "before the last line on d"
+    assert [progress(run, tmp_path) for run in chosen if run.name in "bd"] == ["done"] * 2
+
+
+def test_of_runs_recorded_at_once_a_fault_of_the_program_starts_nothing_more(tmp_path, tiny_config, monkeypatch):
+    chosen, begun = [runs.Run(name, tiny_config) for name in "abcdef"], []
+
+    def fail(name, *_, **__):
+        begun.append(name)
+        raise KeyError(name)
+
+    monkeypatch.setattr(runs, "record", fail)
+    with pytest.raises(KeyError):
+        record_suite(chosen, tmp_path, None, jobs=2)
+    assert set(begun) <= {"a", "b"}
 
 
 def test_a_suite_hands_its_time_down_and_ends_with_the_run_that_it_stopped(tmp_path, tiny_config, monkeypatch):

@@ -281,7 +281,8 @@ def record_suite(
 
     Small nets leave a large GPU idle: `jobs` of them are trained at once, each in a thread and stream of its own, to
     the same end as alone (on a GPU but for rounding: cuDNN chooses algorithms by their time); by default four on a
-    GPU. A run whose loss is no longer finite does not stop the others; NotFinite is raised last.
+    GPU. A run that cannot be done (its loss is no longer finite, its folder holds another run) does not stop the
+    others: the reason is printed at once, and raised last.
     """
     jobs = jobs or (4 if torch.cuda.is_available() else 1)
     begun, failures, ended = time.monotonic(), [], threading.Event()
@@ -292,8 +293,11 @@ def record_suite(
             return
         try:
             record(run.name, run.config, directory, left, data, half_weights=half_weights)
-        except NotFinite as error:
-            failures.append(f"{run.name} seed {run.config.seed}: {error}")
+        except (NotFinite, RunError, CheckpointError, PathError) as error:
+            failures.append(type(error)(f"{run.name} seed {run.config.seed}: {error}"))
+            if len(runs) > 1:
+                tqdm.write(str(failures[-1]))
+                sys.stdout.flush()
             return
         except BaseException:
             ended.set()
@@ -309,7 +313,7 @@ def record_suite(
             for waiting in [pool.submit(do, run) for run in runs]:
                 waiting.result()
     if failures:
-        raise NotFinite("; ".join(failures))
+        raise failures[0] if len(failures) == 1 else RunError("; ".join(map(str, failures)))
 
 
 def own_stream() -> None:
