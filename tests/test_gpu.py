@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from helpers.analysis import gradient_norms
 from helpers.checkpoint import load, save
 from helpers.config import Config, Schedule
-from helpers.data import Data, synthetic
+from helpers.data import Data, mean_image, normalise, synthetic
 from helpers.experiments import EXPERIMENTS, Run
 from helpers.models import cifar_spec
 from helpers.runs import own_stream, progress, record_suite
@@ -135,7 +136,7 @@ def test_a_suite_of_runs_at_once_comes_to_its_end(data, tmp_path):
 
 
 def test_resnet_1202_takes_steps_within_16_gb(data):
-    """The paper's batch of 128, as its graph, with the steps that lead to the capture."""
+    """The paper's batch of 128, as its graph, with the steps that lead to the capture; and its gradients beside it."""
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(min(1.0, 16e9 / torch.cuda.get_device_properties(0).total_memory))
     try:
@@ -143,5 +144,7 @@ def test_resnet_1202_takes_steps_within_16_gb(data):
         take_step()
         take_step()
         assert state.step == 2 and math.isfinite(float(state.loss))
+        probe = normalise(data.train.images[:128], mean_image(data.train)).to(state.device)
+        assert len(gradient_norms(state.network, probe, data.train.labels[:128].to(state.device))) == 1202
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -71,7 +71,8 @@ def weight_gradients(
     moving averages too. `precision` is that of the activations, by default the images'.
     """
     model = copy.deepcopy(model).train()
-    with torch.autocast(images.device.type, precision, enabled=precision is not None):
+    low = torch.autocast(images.device.type, precision, enabled=precision is not None)
+    with low, torch.autograd.graph.save_on_cpu():  # 1202 layers keep 12 GB, and a GPU may hold a captured step as well
         logits = model(images).to(images.dtype)
     F.cross_entropy(logits, labels).backward()
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
