@@ -218,12 +218,12 @@ def test_errors_are_counted():
         (
             Device("cpu", True, True),
             ("bfloat16", False, False),
-            "bfloat16 instructions, compiling gains little on a CPU",
+            "bfloat16 instructions, on a CPU compiled only if asked to",
         ),
         (
             Device("cpu", False, True),
             ("float32", False, False),
-            "no fast bfloat16 here, compiling gains little on a CPU",
+            "no fast bfloat16 here, on a CPU compiled only if asked to",
         ),
         (Device("cuda", True, True), ("bfloat16", True, True), "bfloat16 instructions"),
         (

@@ -36,7 +36,7 @@ class Pace(NamedTuple):
 
 def site(path: dict, device: str) -> str:
     """What two runs must share for the speed of one to tell that of the other; `device` in words, as runs name it."""
-    # compiling gains little on a CPU (benchmarks/cpu.md), and threads matter nowhere else
+    # compiling changes it by a quarter at most (benchmarks/README.md), and threads matter nowhere else
     compiled = "compiled" if path["compiled"] else "not compiled"
     how = f"CPU threads: {path['threads']}" if path["device"] == "cpu" else compiled
     return f"{device}, {path['precision']}, {how}"

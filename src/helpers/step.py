@@ -86,7 +86,7 @@ def choose_path(device: Device, precision: str = "auto", compiled: bool | None =
     if compiled is None:
         compiled = device.kind == "cuda" and device.compiler
         if device.kind == "cpu":
-            why.append("compiling gains little on a CPU")  # benchmarks/cpu.md
+            why.append("on a CPU compiled only if asked to")  # benchmarks/cpu.md
         elif not compiled:
             why.append("no kernels can be compiled here")
     if device.kind == "mps":
