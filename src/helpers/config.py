@@ -54,7 +54,7 @@ class Config:
     eval_every: int = 500  # steps between rows of metrics
     seed: int = 0
     precision: Precision = "auto"  # "auto": what the device does best
-    compiled: bool | None = None  # fused kernels; None: on a GPU that can compile them
+    compiled: bool | None = None  # fused kernels; None: where that repays itself
 
     def __post_init__(self):
         choices = {"initialisation": Initialisation, "padding": Padding, "sampling": Sampling, "precision": Precision}

@@ -84,7 +84,8 @@ def remaining(run: Run, directory: Path) -> tuple[int, str]:
     about, rows = read_about(folder), read_rows(folder)
     gpu = torch.cuda.is_available()
     if about is None:
-        path = dataclasses.asdict(choose_path(examine("cuda" if gpu else "cpu"), config.precision, config.compiled))
+        device = examine("cuda" if gpu else "cpu")
+        path = dataclasses.asdict(choose_path(device, config.precision, config.compiled, config.schedule.steps))
     else:
         path = about["path"]  # a run goes on as it was begun
     here = "a GPU (there is none here)" if path["device"] == "cuda" and not gpu else device_name(path["device"])

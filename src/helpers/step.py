@@ -25,6 +25,8 @@ from torch.func import functional_call
 # for what concerns the whole process: its random numbers, tracing, compiling, capturing, and what may wait for the GPU
 ALONE = threading.RLock()
 
+MANY_STEPS = 10_000  # on a CPU compiling has repaid itself after 600 to 1,500 in bfloat16, in float32 late or never
+
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -77,18 +79,19 @@ def has_bfloat16(device: str) -> bool:
     return device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
 
 
-def choose_path(device: Device, precision: str = "auto", compiled: bool | None = None) -> Path:
-    """The path for a run on `device`; "auto" and None leave the choice to its properties."""
+def choose_path(device: Device, precision: str = "auto", compiled: bool | None = None, steps: int = 0) -> Path:
+    """The path for a run of so many steps on `device`; "auto" and None leave the choice to its properties."""
     why = []
     if precision == "auto":
         precision = "bfloat16" if device.bfloat16 else "float32"
         why.append("bfloat16 instructions" if device.bfloat16 else "no fast bfloat16 here")
     if compiled is None:
-        compiled = device.kind == "cuda" and device.compiler
-        if device.kind == "cpu":
-            why.append("on a CPU compiled only if asked to")  # benchmarks/cpu.md
-        elif not compiled:
+        repaid = device.kind == "cuda" or device.kind == "cpu" and precision == "bfloat16" and steps >= MANY_STEPS
+        compiled = device.compiler and repaid
+        if not device.compiler:
             why.append("no kernels can be compiled here")
+        elif device.kind == "cpu":
+            why.append("many steps repay compiling" if compiled else "on a CPU compiled only for many bfloat16 steps")
     if device.kind == "mps":
         why.append("on MPS this was never tried")
     threads = torch.get_num_threads()

@@ -76,7 +76,7 @@ class State:
 def start(config: Config, device: str | None = None, path: StepPath | None = None) -> State:
     """A run at step 0: the network initialised from the seed, on the CPU, so alike on every device."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    path = path or choose_path(examine(device), config.precision, config.compiled)
+    path = path or choose_path(examine(device), config.precision, config.compiled, config.schedule.steps)
     take_path(path)
     with ALONE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
