@@ -218,12 +218,12 @@ def test_errors_are_counted():
         (
             Device("cpu", True, True),
             ("bfloat16", False, False),
-            "bfloat16 instructions, on a CPU compiled only if asked to",
+            "bfloat16 instructions, on a CPU compiled only for many bfloat16 steps",
         ),
         (
             Device("cpu", False, True),
             ("float32", False, False),
-            "no fast bfloat16 here, on a CPU compiled only if asked to",
+            "no fast bfloat16 here, on a CPU compiled only for many bfloat16 steps",
         ),
         (Device("cuda", True, True), ("bfloat16", True, True), "bfloat16 instructions"),
         (
@@ -245,6 +245,18 @@ def test_the_path_follows_from_the_device(device, path, why):
     chosen = choose_path(device, "float32", False)
     assert (chosen.precision, chosen.compiled) == ("float32", False)
     assert chosen.why == ("on MPS this was never tried" if device.kind == "mps" else "as configured")
+
+
+def test_on_a_cpu_many_bfloat16_steps_repay_compiling():
+    """A graph's device compiles for any number of steps; a CPU for the paper's 64,000 where it gains anything."""
+    assert choose_path(Device("cuda", True, True), steps=1).compiled
+    many = choose_path(Device("cpu", True, True), steps=64_000)
+    assert (many.compiled, many.why) == (True, "bfloat16 instructions, many steps repay compiling")
+    assert not choose_path(Device("cpu", True, True), steps=4_000).compiled
+    assert not choose_path(Device("cpu", False, True), steps=64_000).compiled
+    assert not choose_path(Device("cpu", True, True), precision="float32", steps=64_000).compiled
+    without = choose_path(Device("cpu", True, False), steps=64_000)
+    assert (without.compiled, without.why) == (False, "bfloat16 instructions, no kernels can be compiled here")
 
 
 @pytest.mark.parametrize(
