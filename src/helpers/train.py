@@ -233,7 +233,8 @@ def advance(state: State, step, images: Tensor, labels: Tensor, rate: Tensor) ->
     lr.copy_(rate if schedule.warmup_lr is None else torch.where(state.gate, rate, schedule.warmup_lr))
     loss, errors = step(images, labels)
     add_up = compiled(count) if state.path.compiled else count
-    add_up(state.clock, state.loss, state.errors, state.not_finite, loss, errors)
+    # a view with one dimension: PyTorch 2.11 takes a float64 scalar on a CPU for a constant and drops the sum
+    add_up(state.clock, state.loss.view(1), state.errors, state.not_finite, loss, errors)
     if schedule.warmup_lr is not None:
         limit = schedule.gate_error / 100 * GATE_WINDOW * state.config.batch_size
         watch = compiled(watch_gate) if state.path.compiled else watch_gate
@@ -241,7 +242,7 @@ def advance(state: State, step, images: Tensor, labels: Tensor, rate: Tensor) ->
 
 
 def count(clock: Tensor, losses: Tensor, wrong: Tensor, not_finite: Tensor, loss: Tensor, errors: Tensor) -> None:
-    """Add a step to the first four, all of them scalars."""
+    """Add a step to the first four, of one element each."""
     losses += loss
     wrong += errors
     bad = ~loss.isfinite() & (not_finite < 0)
