@@ -86,7 +86,7 @@ def choose_path(device: Device, precision: str = "auto", compiled: bool | None =
         precision = "bfloat16" if device.bfloat16 else "float32"
         why.append("bfloat16 instructions" if device.bfloat16 else "no fast bfloat16 here")
     if compiled is None:
-        repaid = device.kind == "cuda" or device.kind == "cpu" and precision == "bfloat16" and steps >= MANY_STEPS
+        repaid = device.kind == "cuda" or (device.kind == "cpu" and precision == "bfloat16" and steps >= MANY_STEPS)
         compiled = device.compiler and repaid
         if not device.compiler:
             why.append("no kernels can be compiled here")
