@@ -114,6 +114,11 @@ def all_at_once(scores, overlaps):
     return float((envelope(hits.cumsum(0) / torch.arange(1, len(hits) + 1)) * hits).sum() / overlaps.shape[1])
 
 
+def first_that_reaches(scores, overlaps):
+    """The first object with an IoU of 0.5, whether another is overlapped more or not."""
+    return exact(scores, (overlaps >= 0.5).float())
+
+
 def best_that_is_left(scores, overlaps):
     """As COCO matches: the object overlapped most of those that no one has found yet."""
     left, hits = overlaps.clone(), []
@@ -140,6 +145,7 @@ def over(divisor):
         "no threshold": (lambda s, o: exact(s, o, threshold=0.01), "IoU of 0.5"),
         "from the front": (from_the_front, "up to each recall"),
         "all at once": (all_at_once, "finds several objects"),
+        "first": (first_that_reaches, "the first object"),
         "stricter": (lambda s, o: exact(s, o, threshold=0.59), "rank, match, interpolate"),
         "no return": (lambda s, o: None, "is a return missing"),
         "eleven": (lambda s, o: at(s, o, 11), "VOC 2007"),

@@ -39,6 +39,7 @@ def test_a_right_report_is_accepted(answer):
         (lambda runs: runs.groupby("network").test_error.mean(), "mean over all steps"),
         (lambda runs: last(runs).groupby("network").train_error.mean(), "training error"),
         (lambda runs: 100 - report(runs), "accuracy"),
+        (lambda runs: last(runs).set_index("network").test_error, "one number for each network"),
         (
             lambda runs: runs.groupby(["network", "seed"]).test_error.last().groupby("network").mean(),
             "last in the table",

@@ -28,6 +28,7 @@ def test_every_right_way_is_accepted(answer):
         (lambda x: x[x > 0], "keep the shape"),
         (lambda x: (x > 0).float(), "multiply them by x"),
         (lambda x: x.clamp(0, 1), "cut off at 1"),
+        (F.relu6, "ReLU6"),
         (lambda x: x, "nothing has become 0"),
         (F.leaky_relu, "leaky ReLU"),
         (lambda x: max(x, 0), "your code stopped with"),

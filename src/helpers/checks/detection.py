@@ -59,7 +59,7 @@ SCORES = torch.tensor([0.30, 0.90, 0.55, 0.80, 0.95, 0.70, 0.45, 0.10])
 OVERLAPS = torch.tensor(
     [
         [0.0, 0.0, 0.56, 0.0, 0.0],
-        [0.85, 0.0, 0.0, 0.55, 0.0],
+        [0.55, 0.0, 0.0, 0.85, 0.0],
         [0.0, 0.0, 0.0, 0.66, 0.1],
         [0.6, 0.0, 0.0, 0.0, 0.0],
         [0.0, 0.0, 0.0, 0.0, 0.3],
@@ -70,15 +70,18 @@ OVERLAPS = torch.tensor(
 )
 
 
-def ranked_hits(order: Tensor, threshold: float = 0.5, duplicates: bool = False, several: bool = False) -> Tensor:
+def ranked_hits(order: Tensor, threshold: float = 0.5, duplicates: bool = False, which: str = "most") -> Tensor:
     """1 for each detection that finds an object, in this order.
 
-    An object is found once, or by all `duplicates`; a detection finds the object it overlaps most, or `several`.
+    An object is found once, or by all `duplicates`; of those that reach the threshold a detection finds the one it
+    overlaps most, or the "first", or "all".
     """
     found, hits = set(), []
     for row in OVERLAPS[order]:
-        matched = set((row >= threshold).nonzero().flatten().tolist())
-        matched = matched if several else matched & {int(row.argmax())}
+        reached = (row >= threshold).nonzero().flatten().tolist()
+        matched = set(reached if which == "all" else reached[:1])
+        if reached and which == "most":
+            matched = {int(row.argmax())}
         hits.append(bool(matched if duplicates else matched - found))
         found |= matched
     return torch.tensor(hits).float()
@@ -131,7 +134,10 @@ def check_average_precision(average_precision: Callable[[Tensor, Tensor], float]
             (precision_of(hits, interpolated=False).cummax(0).values * hits).sum() / objects
         ),
         "one detection finds several objects: it matches the one that it overlaps most": area(
-            ranked_hits(order, several=True), objects
+            ranked_hits(order, which="all"), objects
+        ),
+        "a detection matches the first object with an IoU of 0.5: it matches the one that it overlaps most": area(
+            ranked_hits(order, which="first"), objects
         ),
         "that is the precision of the whole list: the ranking does not matter to it": float(hits.mean()),
         "that is the recall of the whole list: precision does not matter to it": float(hits.sum() / objects),

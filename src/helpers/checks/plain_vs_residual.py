@@ -30,7 +30,7 @@ def check_report(report) -> str:
     expect(runs.equals(before), "your function changes the table that it is given: work on a copy")
     expect(isinstance(found, pd.Series), f"a Series by network is wanted, and this is of type {type(found).__name__}")
     expect(
-        set(found.index) == {"plain-20", "resnet-20"},
+        sorted(found.index) == ["plain-20", "resnet-20"],
         f"the Series should have one number for each network, and its index is {list(found.index)}",
     )
     ordered = runs.sort_values("step")
