@@ -99,7 +99,7 @@ def make_run(name: str, device: str, data: Data, seed: int = 0, **changes):
 
 def measure_ours(name: str, device: str, steps: int = STEPS, rounds: int = ROUNDS, **changes) -> dict:
     """Milliseconds a step, seconds from the data in main memory to the end of the first step, memory."""
-    data = load_data("auto")
+    data = load_data("cifar10")
     wait(device)
     begun = time.perf_counter()
     take_step = make_run(name, device, data, **changes)
@@ -113,7 +113,7 @@ def measure_ours(name: str, device: str, steps: int = STEPS, rounds: int = ROUND
 
 def measure_streams(name: str, device: str, steps: int = STEPS, rounds: int = ROUNDS, **changes) -> dict:
     """Milliseconds a step of each run, when so many are trained at once, over their number."""
-    data, found = load_data("auto"), {}
+    data, found = load_data("cifar10"), {}
 
     def go(take_step) -> None:
         for _ in range(steps):

@@ -8,6 +8,7 @@ convolutions want it. `Path` says which of this a run uses; the plain path is th
 
 import ctypes
 import functools
+import gc
 import importlib.util
 import os
 import shutil
@@ -181,9 +182,14 @@ def capture(action: Callable[[], None]) -> Callable[[], None]:
             action()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # not on PyTorch's default stream for captures: it is one of 32 that are handed out in turn, to other threads too
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        action()
+    gc.collect()
+    gc.disable()  # freeing an old graph, which a cycle or a traceback may have kept, breaks a capture under way
+    try:
+        # not on PyTorch's default stream for captures: it is one of 32 handed out in turn, to other threads too
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            action()
+    finally:
+        gc.enable()
 
     def replay(_kept=action) -> None:  # the graph knows addresses alone: what lies there lives as long as `action`
         graph.replay()
