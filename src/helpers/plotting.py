@@ -97,7 +97,7 @@ def scale(ax: Axes, values: pd.Series) -> None:
         ax.yaxis.set(major_locator=ticks, minor_locator=NullLocator(), major_formatter="{x:g}")
         ax.set_ylabel(f"{ax.get_ylabel()}, log scale")
     else:
-        ax.set_ylim(0, None)
+        ax.set_ylim(0, 1.05 * values.max() or 1)
 
 
 def plot_curves(runs: pd.DataFrame, ax: Axes | None = None, by: str = "depth") -> Axes:
