@@ -3,3 +3,4 @@
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]  # of the checkout: notebooks run in a folder of their own
+RUNS = ROOT / "data" / "runs"

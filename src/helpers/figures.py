@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from helpers import ROOT
+from helpers import ROOT, RUNS
 from helpers.checkpoint import write
 from helpers.experiments import near
 from helpers.plotting import (
@@ -38,7 +38,6 @@ from helpers.plotting import (
 from helpers.runs import RunError, load_runs, load_series
 
 FOLDER = ROOT / "figures"
-RUNS = ROOT / "data" / "runs"
 METADATA = {"svg": {"Creator": None, "Date": None}, "png": {"Software": None}}  # neither dates nor versions
 ERRORS = ["train_error", "test_error"]
 WHAT_RAN = [*NET, "seed", "data", "steps", "finished"]

@@ -128,8 +128,6 @@ def add(y: Tensor, x: Tensor, shortcut: nn.Module | None) -> Tensor:
 class BasicBlock(nn.Module):
     """Two 3x3 layers (Fig. 5 left). (n, in_channels, h, w) -> (n, width, h / stride, w / stride)"""
 
-    expansion = 1
-
     def __init__(self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut = "A"):
         super().__init__()
         self.conv1 = conv(in_channels, width, 3, stride)
@@ -147,8 +145,6 @@ class BasicBlock(nn.Module):
 class SingleBlock(nn.Module):
     """One 3x3 layer, in which the paper saw no advantage (Sec. 3.2). Shapes as of `BasicBlock`."""
 
-    expansion = 1
-
     def __init__(self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut = "A"):
         super().__init__()
         self.conv1 = conv(in_channels, width, 3, stride)
@@ -164,8 +160,6 @@ class PreactivationBlock(nn.Module):
 
     Shapes as of `BasicBlock`.
     """
-
-    expansion = 1
 
     def __init__(self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut = "A"):
         super().__init__()
@@ -183,8 +177,6 @@ class PreactivationBlock(nn.Module):
 
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 (Fig. 5 right). (n, in_channels, h, w) -> (n, 4 * width, h / stride, w / stride)"""
-
-    expansion = 4
 
     def __init__(
         self,
@@ -246,7 +238,7 @@ class ResNet(nn.Module):
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
                 block = make_block(spec, channels, width, stride, first=not self.blocks)
-                channels = block.expansion * width
+                channels = width * (4 if spec.bottleneck else 1)
                 self.blocks.append(block)
         self.end = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU()) if spec.preactivation else nn.Identity()
         self.fc = nn.Linear(channels, spec.classes)
@@ -258,7 +250,7 @@ class ResNet(nn.Module):
 
 
 def initialise(network: nn.Module, mode: Initialisation = "fan in") -> None:
-    """He et al. 2015 (ref. 13), in place: normal with variance 2 / fan-in; batch norm at 1 and 0, biases 0.
+    """He et al. 2015 (ref. 13), in place: normal with variance 2 / fan-in; the classifier's biases 0.
 
     "fan out": convolutions with variance 2 / fan-out. "zero last": each block's second BN at 0, so that the block of
     two layers begins as its shortcut.

@@ -10,7 +10,7 @@ import pandas as pd
 import safetensors.torch
 from safetensors import SafetensorError
 
-from helpers import ROOT
+from helpers import RUNS
 from helpers.config import Config
 from helpers.models import ResNet
 
@@ -76,12 +76,12 @@ def load_network(folder: str | Path) -> ResNet:
     return network.eval()
 
 
-def run_folders(directory: str | Path = ROOT / "data" / "runs", suite: str = "*") -> list[Path]:
+def run_folders(directory: str | Path = RUNS, suite: str = "*") -> list[Path]:
     """The folders of a suite's runs, or of all suites'."""
     return sorted(path.parent for path in Path(directory).glob(f"{suite}/*/seed-*/{ABOUT}"))
 
 
-def load_runs(directory: str | Path = ROOT / "data" / "runs", suite: str = "*") -> pd.DataFrame:
+def load_runs(directory: str | Path = RUNS, suite: str = "*") -> pd.DataFrame:
     """All rows of metrics as one tidy table, a row per run and evaluation; empty if nothing is recorded.
 
     Columns: suite, network, depth, kind ("plain" or "residual"), shortcut, seed, data, precision, steps (of the
@@ -111,7 +111,7 @@ def tabulate(suite: str, about: dict, rows: list[dict]) -> pd.DataFrame:
     )
 
 
-def load_series(file: str, directory: str | Path = ROOT / "data" / "runs", suite: str = "*") -> pd.DataFrame:
+def load_series(file: str, directory: str | Path = RUNS, suite: str = "*") -> pd.DataFrame:
     """`responses.csv` or `gradients.csv` of every run that has it, with columns suite, network, seed in front."""
     tables = []
     for folder in run_folders(directory, suite):

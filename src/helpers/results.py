@@ -5,14 +5,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from helpers import ROOT
+from helpers import ROOT, RUNS
 from helpers.checkpoint import write
 from helpers.config import Config
 from helpers.models import ResNet, Spec, count_parameters
 from helpers.paper import load_table
 from helpers.records import read_about, read_rows, run_folders, tabulate
 
-README, FIGURES, RUNS = ROOT / "README.md", ROOT / "figures", ROOT / "data" / "runs"
+README, FIGURES = ROOT / "README.md", ROOT / "figures"
 BEGIN, END = "<!-- results: python -m helpers results -->", "<!-- /results -->"
 NONE = "No run of the suite `paper` is finished yet, so there is nothing to set beside the paper's numbers."
 NOTES = (
