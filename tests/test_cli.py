@@ -67,7 +67,8 @@ def test_a_suite_lists_what_is_done_and_how_long_the_rest_takes(call, tmp_path):
     code, printed = call("suite", "smoke", "--only", "plain-8", "--out", tmp_path / "smoke")
     assert code == 0 and printed.out.splitlines()[-1] == "plain-8 seed 0: done"
     code, printed = call("suite", "smoke", "--list", "--out", tmp_path / "smoke")
-    done, *missing = printed.out.splitlines()[:4]
+    about, done, *missing = printed.out.splitlines()[:5]
+    assert about == "suite smoke: seconds, to see that everything works"
     assert done == "plain-8 seed 0: done"
     for line, name in zip(missing, ("plain-20", "resnet-8", "resnet-20"), strict=True):
         assert re.fullmatch(rf"{name} seed 0: missing +~[\d.]+ (min|h), (as|scaled from) \S+/\S+", line)

@@ -7,7 +7,7 @@ from test_results import CPU, GPU, write_run
 
 from helpers import outlook as module
 from helpers.analysis import count_cost
-from helpers.experiments import Run, experiment
+from helpers.experiments import Run, experiment, suite
 from helpers.models import cifar_spec
 from helpers.outlook import in_words, nearest, outlook, paces, record_missing
 from helpers.step import Path
@@ -82,6 +82,8 @@ def test_a_pause_and_the_first_interval_are_no_part_of_the_rate(tmp_path):
 def test_a_begun_run_has_less_to_do_and_tells_its_own_rate(tmp_path):
     rows = ((8000, 1000), (16_000, 2000))
     write_run(tmp_path, "paper", "plain-20", rows=rows, steps=64_000, finished=False)
+    checkpoint = tmp_path / "paper" / "plain-20" / "seed-0" / "checkpoint.safetensors"
+    checkpoint.touch()
     write_run(tmp_path, "paper", "plain-32", rows=((32_000, 60), (64_000, 120)), steps=64_000)
     runs = [experiment("plain-20"), experiment("plain-32")]
     lines, said = tell(runs, tmp_path)
@@ -90,6 +92,8 @@ def test_a_begun_run_has_less_to_do_and_tells_its_own_rate(tmp_path):
         "plain-32 seed 0: done",
     ]
     assert said.startswith("About 1.7 h in all")
+    checkpoint.unlink()
+    assert tell(runs, tmp_path)[0][0] == "plain-20 seed 0: begun, 0 of 64,000 steps   ~2.2 h, as paper/plain-20"
     write_run(tmp_path, "paper", "plain-20", rows=((32_000, 60), (64_000, 120)), steps=64_000)
     assert outlook(runs, tmp_path / "paper", recorded=tmp_path) == [f"plain-{d} seed 0: done" for d in (20, 32)]
 
@@ -130,6 +134,7 @@ def test_compiling_matters_on_a_gpu_alone(tmp_path, monkeypatch):
 def test_a_run_goes_on_where_it_was_begun(tmp_path):
     write_run(tmp_path, "quick", "plain-20")
     write_run(tmp_path, "paper", "plain-20", 0, {**CPU, "threads": 1}, steps=64_000, finished=False)
+    (tmp_path / "paper" / "plain-20" / "seed-0" / "checkpoint.safetensors").touch()
     lines, _ = tell([experiment("plain-20"), experiment("plain-20", seed=1)], tmp_path)
     assert [line.split(", ")[-1] for line in lines] == ["as paper/plain-20", "as quick/plain-20"]
     write_run(tmp_path, "paper", "plain-20", 0, GPU, ["NVIDIA H200"], steps=64_000, finished=False)
@@ -187,9 +192,9 @@ def test_missing_runs_are_recorded_once_all_hours_were_said(tmp_path, monkeypatc
         ),
         ([("resnet-20-B", 0)], tmp_path / "options", "cifar10", True),
     ]
-    assert (
-        said[0].startswith("suite smoke\nplain-8 seed 0: missing") and "\nsuite options\nresnet-20-B seed 0" in said[0]
-    )
+    smoke, options = said[0].split("suite options: projection shortcuts: options B and C\n")
+    assert smoke.startswith("suite smoke: seconds, to see that everything works\nplain-8 seed 0: missing")
+    assert options.startswith("resnet-20-B seed 0")
     assert said[0].count("About") == 2 and not said[1]
     record_missing({"options": ["resnet-20-C"]}, live=(cifar_spec(20), 100.0), directory=tmp_path)
     assert asked[-1][0] == [("resnet-20-C", seed) for seed in range(3)], "all of the suite's seeds"
@@ -200,4 +205,4 @@ def test_nothing_is_loaded_or_recorded_where_nothing_is_missing(tmp_path, monkey
     monkeypatch.setattr(module, "load_data", None)
     monkeypatch.setattr(module, "record_suite", None)
     record_missing({"paper": ["plain-20"]}, [0], directory=tmp_path)
-    assert capsys.readouterr().out == "suite paper\nplain-20 seed 0: done\n\n"
+    assert capsys.readouterr().out == f"suite paper: {suite('paper').about}\nplain-20 seed 0: done\n\n"

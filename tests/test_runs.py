@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import multiprocessing
+import os
 import random
 import signal
 import time
@@ -310,6 +311,24 @@ def test_a_run_recorded_before_a_field_was_added_is_still_that_run(tmp_path, tin
     other = dataclasses.replace(tiny_config, spec=dataclasses.replace(tiny_config.spec, strength=0.5))
     with pytest.raises(RunError, match=r"holds another run \(spec.strength 1.0 instead of 0.5\)"):
         record("tiny", other, tmp_path, data=tiny_data)
+
+
+def test_an_interrupted_suite_begins_no_further_run(tmp_path, tiny_config, monkeypatch):
+    begun, ended = [], []
+
+    def interrupt(name, *_, **__):
+        begun.append(name)
+        time.sleep(0.5)
+        if name == "net-0":
+            os.kill(os.getpid(), signal.SIGINT)  # as JupyterLab's stop button
+        time.sleep(0.5)
+        ended.append(name)
+
+    monkeypatch.setattr(runs, "record", interrupt)
+    monkeypatch.setattr(runs, "progress", lambda run, _: "done" if run.name in ended else "missing")
+    with pytest.raises(KeyboardInterrupt):
+        record_suite([runs.Run(f"net-{k}", tiny_config) for k in range(6)], tmp_path, None, jobs=2)
+    assert set(begun) <= {"net-0", "net-1"}
 
 
 def test_what_is_committed_is_what_its_suite_asks_for():

@@ -101,17 +101,16 @@ def test_norms_of_another_kind_are_left_alone():
 
 
 def test_nets_can_be_fused_at_once_beside_others_that_are_called(often_switched):
-    """Tracing replaces `nn.Module.__call__` in all threads; what is called meanwhile waits, as in `train`."""
+    """Tracing replaces `nn.Module.__call__` in all threads, and a module of another net is none of the traced one's."""
     call, nets = torch.nn.Module.__call__, [network(cifar_spec(20)) for _ in range(8)]
     images, _ = batch()
 
     def both(net):
-        fused = fuse(net)
-        with step.ALONE:
-            return fused, net(images)
+        net(images)
+        return fuse(net)
 
     with ThreadPoolExecutor(4) as pool:
-        for fused, _ in pool.map(both, nets):
+        for fused in pool.map(both, nets):
             assert sum(isinstance(module, NormReLU) for module in fused.modules()) == 19
     assert torch.nn.Module.__call__ is call
 
@@ -279,3 +278,9 @@ def test_a_path_that_cannot_be_taken_is_refused_with_the_reason(monkeypatch, cha
 def test_a_path_brings_back_its_number_of_threads():
     take_path(replace(EAGER, threads=1))
     assert torch.get_num_threads() == 1
+    assert choose_path(Device("cpu", True, True)).threads == EAGER.threads, "the next run is begun on as many as ever"
+
+
+def test_on_a_gpu_the_number_of_cpu_threads_binds_nobody(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    take_path(replace(EAGER, device="cuda", threads=10_000))

@@ -191,6 +191,16 @@ def test_evaluating_more_or_less_often_changes_no_weight(tiny_data):
     assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
 
 
+def test_an_interval_beyond_the_schedule_is_the_schedule(tiny_config, tiny_data):
+    state = start(dataclasses.replace(tiny_config, eval_every=10**12), "cpu")
+    assert [row["step"] for row in train(state, tiny_data.train, tiny_data.test)] == [60]
+
+
+def test_a_block_begins_as_its_shortcut_with_split_norms_too(tiny_config):
+    network = start(dataclasses.replace(tiny_config, norm_parts=2, initialisation="zero last"), "cpu").network
+    assert not network.blocks[0].bn2.weight.any()
+
+
 def test_weight_decay_can_leave_norms_and_biases_out(tiny_config):
     groups = start(dataclasses.replace(tiny_config, decay_all=False)).optimiser.param_groups
     decayed = [p.ndim for p in groups[0]["params"]]
@@ -307,6 +317,16 @@ def test_a_changed_byte_anywhere_in_a_checkpoint_is_noticed(tmp_path, tiny_confi
         (tmp_path / "c").write_bytes(bad)
         with pytest.raises(CheckpointError, match="delete it to start over"):
             load(tmp_path / "c")
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, tiny_config, monkeypatch):
+    state = start(tiny_config, "cpu")
+    tensors = state.tensors()
+    monkeypatch.setattr(type(state), "tensors", lambda _: tensors | {"clock of old": state.clock.clone()})
+    save(state, tmp_path / "checkpoint")
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="was saved by another version"):
+        load(tmp_path / "checkpoint")
 
 
 def test_a_truncated_or_foreign_checkpoint_is_refused(tmp_path, tiny_config):

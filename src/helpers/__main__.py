@@ -4,25 +4,16 @@ import contextlib
 import os
 import signal
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from helpers import ROOT
+from helpers import ROOT, RUNS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
-RUNS = ROOT / "data" / "runs"
-
-
-class DataName(StrEnum):
-    cifar10 = "cifar10"
-    synthetic = "synthetic"
-    auto = "auto"
-
-
+DataName = Literal["cifar10", "synthetic", "auto"]
 Out = Annotated[Path, typer.Option(help="where run folders go: OUT/NAME/seed-K", show_default="build/runs/own")]
 TimeLimit = Annotated[float | None, typer.Option(min=0, help="seconds after which to stop, behind a checkpoint")]
 Root = Annotated[Path, typer.Option(help="where the data sets lie", show_default="data in the checkout")]
@@ -34,7 +25,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of weights, order, crops and flips")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="shorten the schedule to so many steps")] = None,
     eval_every: Annotated[int | None, typer.Option(min=1, help="steps between evaluations")] = None,
-    data: Annotated[DataName, typer.Option(help="auto: CIFAR-10 if it is there, else synthetic")] = DataName.cifar10,
+    data: Annotated[DataName, typer.Option(help="auto: CIFAR-10 if it is there, else synthetic")] = "cifar10",
     out: Out = ROOT / "build" / "runs" / "own",
     time_limit: TimeLimit = None,
     data_root: Root = ROOT / "data",
@@ -45,7 +36,7 @@ def train(
     from helpers.runs import record
 
     run = experiment(name, seed, steps, eval_every)
-    print(record(run.name, run.config, out, time_limit, load_data(data.value, data_root)))
+    print(record(run.name, run.config, out, time_limit, load_data(data, data_root)))
 
 
 @app.command()
@@ -72,7 +63,7 @@ def suite(
     out = (out or (ROOT / "build" / "runs" if name == "smoke" else RUNS) / name).resolve()
     if not list_ and any(progress(run, out) != "done" for run in runs):
         record_suite(runs, out, load_data(chosen.data, data_root), time_limit, name != "smoke", jobs)
-    print("\n".join(outlook(runs, out)))
+    print("\n".join([f"suite {name}: {chosen.about}", *outlook(runs, out)]))
 
 
 @app.command()

@@ -58,10 +58,13 @@ def load(path: str | Path) -> State:
         claimed = about.pop("digest")
         if digest(tensors, about) != claimed:
             raise ValueError("the digest does not match")
+        config, step_path = Config.from_dict(about["config"]), StepPath(**about["path"])
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         sentence = f"{path} is damaged or no checkpoint of this program: delete it to start over"
         raise CheckpointError(sentence) from error
-    state = start(Config.from_dict(about["config"]), path=StepPath(**about["path"]))
+    state = start(config, path=step_path)
+    if tensors.keys() != state.tensors().keys():
+        raise CheckpointError(f"{path} was saved by another version of this program: use that or delete it")
     state.seconds = about["seconds"]
     with torch.no_grad():
         for name, tensor in state.tensors().items():

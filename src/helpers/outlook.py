@@ -11,17 +11,15 @@ from typing import NamedTuple
 
 import torch
 
-from helpers import ROOT
+from helpers import RUNS
 from helpers.analysis import count_cost
 from helpers.config import Config
 from helpers.data import load_data
 from helpers.experiments import Run, select, suite
 from helpers.models import Spec
-from helpers.records import read_about, read_rows, run_folders
+from helpers.records import CHECKPOINT, read_about, read_rows, run_folders
 from helpers.runs import device_name, progress, record_suite
 from helpers.step import choose_path, examine
-
-RUNS = ROOT / "data" / "runs"
 
 
 class Pace(NamedTuple):
@@ -83,14 +81,15 @@ def remaining(run: Run, directory: Path) -> tuple[int, str]:
     folder, config = directory / run.name / f"seed-{run.config.seed}", run.config
     about, rows = read_about(folder), read_rows(folder)
     gpu = torch.cuda.is_available()
-    if about is None:
+    begun = about is not None and (about["finished"] or (folder / CHECKPOINT).exists())  # else it starts over
+    if not begun:
         device = examine("cuda" if gpu else "cpu")
         path = dataclasses.asdict(choose_path(device, config.precision, config.compiled, config.schedule.steps))
     else:
         path = about["path"]  # a run goes on as it was begun
     here = "a GPU (there is none here)" if path["device"] == "cuda" and not gpu else device_name(path["device"])
     another = about is not None and about["config"] != config.as_dict()
-    done = rows[-1]["step"] if rows else 0
+    done = rows[-1]["step"] if begun and rows else 0
     return 0 if another else config.schedule.steps - done, site(path, here)
 
 
@@ -164,7 +163,8 @@ def record_missing(
     """
     runs = {name: select(suite(name), only, seeds) for name, only in wanted.items()}
     for name in wanted:
-        print("\n".join([f"suite {name}", *outlook(runs[name], directory / name, live), ""]), flush=True)
+        said = [f"suite {name}: {suite(name).about}", *outlook(runs[name], directory / name, live), ""]
+        print("\n".join(said), flush=True)
     for name in wanted:
         if any(progress(run, directory / name) != "done" for run in runs[name]):
             record_suite(runs[name], directory / name, load_data(suite(name).data), half_weights=True)

@@ -37,8 +37,6 @@ from helpers.records import tabulate as tabulate
 from helpers.step import ALONE, PathError
 from helpers.train import NotFinite, State, divide, start, statistics, train
 
-GRADIENTS_AT = 4  # gradients are recorded at the start and at every quarter of the schedule
-
 
 def record(
     name: str,
@@ -46,7 +44,6 @@ def record(
     directory: str | Path,
     time_limit: float | None = None,
     data: Data | None = None,
-    device: str | None = None,
     half_weights: bool = False,
 ) -> Path:
     """Train to the end, by default on CIFAR-10, recording; return the run's folder `directory/name/seed-<k>`.
@@ -54,14 +51,14 @@ def record(
     Kill it at any moment and call it again: it goes on from the last evaluation and ends as the uninterrupted run
     would. A finished run is left as it is. With a `time_limit` in seconds it returns early, behind a checkpoint,
     once another interval would not fit. Raises RunError if the folder holds another run or cannot be written, if
-    another process is recording into it, or if this machine cannot go on with it; NotFinite, CheckpointError and
-    PathError come from below.
+    another process is recording into it, or if this machine cannot go on with it; NotFinite, CheckpointError,
+    PathError and, from CIFAR-10's files, DataError come from below.
     """
     folder, data = Path(directory) / name / f"seed-{config.seed}", data or load_data("cifar10")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / "run.lock", timeout=0):
-            return record_locked(folder, name, config, data, time_limit, device, half_weights)
+            return record_locked(folder, name, config, data, time_limit, half_weights)
     except filelock.Timeout:
         raise RunError(f"another process is recording into {folder}: wait for it or choose another folder") from None
     except BrokenPipeError:  # of the reports, as in `| head`: nothing is wrong with the folder
@@ -74,14 +71,14 @@ def record(
         ) from error
 
 
-def record_locked(folder: Path, name, config: Config, data: Data, time_limit, device, half_weights) -> Path:
+def record_locked(folder: Path, name, config: Config, data: Data, time_limit, half_weights) -> Path:
     about = read_about(folder)
     if about:
         refuse_another(folder, about, config, data)
         if about["finished"]:
             return folder
     begun = time.monotonic()
-    state, rows = resume(folder, config, device)
+    state, rows = resume(folder, config)
     if about is None or state.step == 0:
         about = describe(name, config, data, state)
     about["stretches"].append({"from_step": state.step, **surroundings(state)})
@@ -116,21 +113,19 @@ def report(name: str, config: Config, row: dict) -> str:
     )
 
 
-def resume(folder: Path, config: Config, device: str | None) -> tuple[State, list[dict]]:
+def resume(folder: Path, config: Config) -> tuple[State, list[dict]]:
     """The state of the folder's checkpoint, or a new one, and the rows recorded up to it."""
     checkpoint, rows = folder / CHECKPOINT, read_rows(folder)
     if not checkpoint.exists():
         if rows:
             tqdm.write(f"{folder} has no checkpoint: its {len(rows)} recorded rows are computed again")
-        return start(config, device), []
+        return start(config), []
     try:
         state = load(checkpoint)
     except PathError as error:
         raise RunError(f"{folder} cannot go on here: {error}; go on there or choose another folder") from error
     if state.config != config:
         raise CheckpointError(f"{checkpoint} is of another configuration than {folder}: delete it to start over")
-    if device is not None and device != state.device:
-        raise RunError(f"{folder} was begun on {state.device}: it cannot go on on {device}")
     kept = [row for row in rows if row["step"] <= state.step]
     if not kept or (kept[-1]["step"], kept[-1].get("seconds")) != (state.step, round(state.seconds, 3)):
         raise CheckpointError(
@@ -207,9 +202,9 @@ def git(*arguments: str) -> str:
 
 
 def is_quarter(config: Config, step: int) -> bool:
-    """Whether the interval that ends at `step` crossed a quarter of the schedule."""
+    """Whether the interval that ends at `step` crossed a quarter of the schedule, where gradients are recorded."""
     begun = (step - 1) // config.eval_every * config.eval_every
-    return step * GRADIENTS_AT // config.schedule.steps > begun * GRADIENTS_AT // config.schedule.steps
+    return 4 * step // config.schedule.steps > 4 * begun // config.schedule.steps
 
 
 def record_gradients(folder: Path, state: State, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -265,7 +260,7 @@ def progress(run: Run, directory: str | Path) -> str:
         return f"not done: another configuration is recorded in {folder}"
     if about["finished"]:
         return "done"
-    rows = read_rows(folder)
+    rows = read_rows(folder) if (folder / CHECKPOINT).exists() else []  # without one it starts over
     return f"begun, {rows[-1]['step'] if rows else 0:,} of {run.config.schedule.steps:,} steps"
 
 
@@ -310,8 +305,11 @@ def record_suite(
             do(run)
     else:
         with ThreadPoolExecutor(jobs, initializer=own_stream) as pool:
-            for waiting in [pool.submit(do, run) for run in runs]:
-                waiting.result()
+            try:
+                for waiting in [pool.submit(do, run) for run in runs]:
+                    waiting.result()
+            finally:
+                ended.set()  # whoever interrupts a notebook wants no further run begun
     if failures:
         raise failures[0] if len(failures) == 1 else RunError("; ".join(map(str, failures)))
 

@@ -26,6 +26,7 @@ from torch.func import functional_call
 # for what concerns the whole process: its random numbers, tracing, compiling, capturing, and what may wait for the GPU
 ALONE = threading.RLock()
 
+THREADS = torch.get_num_threads()  # before a path sets another number: a run goes on with that of its beginning
 MANY_STEPS = 10_000  # on a CPU compiling has repaid itself after 600 to 1,500 in bfloat16, in float32 late or never
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -63,7 +64,8 @@ def examine(kind: str) -> Device:
 
 def has_compiler(device: str) -> bool:
     """Whether torch.compile can build kernels here: a C++ compiler on a CPU, Triton (which needs C) on a GPU."""
-    if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):  # what is built are Python modules
+    headers = sysconfig.get_path("include", "posix_prefix")  # where PyTorch looks, whatever a distribution's own scheme
+    if not os.path.exists(os.path.join(headers, "Python.h")):  # what is built are Python modules
         return False
     if device == "cpu":
         return shutil.which(os.environ.get("CXX", "g++" if sys.platform == "linux" else "clang++")) is not None
@@ -95,8 +97,7 @@ def choose_path(device: Device, precision: str = "auto", compiled: bool | None =
             why.append("many steps repay compiling" if compiled else "on a CPU compiled only for many bfloat16 steps")
     if device.kind == "mps":
         why.append("on MPS this was never tried")
-    threads = torch.get_num_threads()
-    return Path(device.kind, precision, compiled, device.kind == "cuda", threads, ", ".join(why) or "as configured")
+    return Path(device.kind, precision, compiled, device.kind == "cuda", THREADS, ", ".join(why) or "as configured")
 
 
 def take_path(path: Path) -> None:
@@ -107,9 +108,11 @@ def take_path(path: Path) -> None:
         raise PathError("the run was begun on MPS and this machine has none")
     if path.compiled and not has_compiler(path.device):
         raise PathError("the run was begun with compiled kernels and this machine has no compiler")
-    if path.threads > (os.cpu_count() or 1):
-        raise PathError(f"the run was begun on {path.threads} CPU threads and this machine has {os.cpu_count()}")
-    torch.set_num_threads(path.threads)
+    if path.device == "cpu":
+        if path.threads > (os.cpu_count() or 1):
+            raise PathError(f"the run was begun on {path.threads} CPU threads and this machine has {os.cpu_count()}")
+        torch.set_num_threads(path.threads)
+        keep_freed_memory()
     if path.compiled:
         # imported here because it takes seconds, which other paths need not spend
         from torch._inductor import config as inductor
@@ -117,8 +120,6 @@ def take_path(path: Path) -> None:
         inductor.cpp.threads = path.threads
     torch.backends.cudnn.benchmark = True  # the fastest algorithm for each shape, and there are few shapes
     torch.backends.cudnn.allow_tf32 = False  # by default convolutions on a GPU round float32 to ten bits
-    if path.device == "cpu":
-        keep_freed_memory()
 
 
 def keep_freed_memory() -> None:
@@ -231,7 +232,16 @@ def fuse(network: nn.Module) -> fx.GraphModule:
 
 
 class Tracer(fx.Tracer):
-    """Leaves every batch normalisation whole, of whatever kind."""
+    """Leaves every batch normalisation whole, of whatever kind, and other threads alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.thread = threading.get_ident()
+
+    def call_module(self, module, forward, args, kwargs):
+        if threading.get_ident() != self.thread:  # during a trace the calls of every thread come here
+            return forward(*args, **kwargs)
+        return super().call_module(module, forward, args, kwargs)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, nn.BatchNorm2d) or super().is_leaf_module(module, name)

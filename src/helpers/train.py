@@ -62,7 +62,7 @@ class State:
         return int(self.clock)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything in it that changes, by name."""
+        """Everything in it that changes, by name; momentum that no step has made yet is made here, of zeros."""
         named = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for name, parameter in self.network.named_parameters():
             state = self.optimiser.state[parameter]
@@ -81,32 +81,17 @@ def start(config: Config, device: str | None = None, path: StepPath | None = Non
     with ALONE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = ResNet(config.spec)
+        if config.norm_parts > 1:
+            split_norms(network, config.norm_parts)
         if config.initialisation != "fan in":
             torch.manual_seed(config.seed)
             initialise(network, config.initialisation)
-    if config.norm_parts > 1:
-        split_norms(network, config.norm_parts)
     network.to(path.device, memory_format=torch.channels_last)
     optimiser = make_optimiser(network, config)
 
-    def zero(dtype: torch.dtype) -> Tensor:
-        return torch.zeros((), dtype=dtype, device=path.device)
-
+    zero = torch.zeros((), dtype=torch.int64, device=path.device)
     gate = torch.tensor(config.schedule.warmup_lr is None, device=path.device)
-    never = torch.tensor(-1, device=path.device)
-    return State(
-        config,
-        path,
-        network,
-        optimiser,
-        0.0,
-        zero(torch.int64),
-        zero(torch.float64),
-        zero(torch.int64),
-        gate,
-        zero(torch.int64),
-        never,
-    )
+    return State(config, path, network, optimiser, 0.0, zero, zero.double(), zero.clone(), gate, zero.clone(), zero - 1)
 
 
 def make_optimiser(network: ResNet, config: Config) -> torch.optim.SGD:
@@ -142,14 +127,18 @@ def train(state: State, train_split: Split, test_split: Split, progress: bool | 
     hidden = (False if in_lab else None) if progress is None else not progress
     look = {"unit": "step", "disable": hidden, "leave": False, "file": sys.stdout if in_lab else sys.stderr}
     with tqdm(total=config.schedule.steps, initial=state.step, **look) as bar:
-        while plan is not None:
-            place(plan)
-            for _ in range(steps := len(plan.rates)):
-                take_step()
-                bar.update()
-            plan = next(plans, None)  # drawn while a GPU is still at work
-            yield measure(state, test_split, (mean, std), steps, begun)
-            begun = time.perf_counter()
+        try:
+            while plan is not None:
+                place(plan)
+                for _ in range(steps := len(plan.rates)):
+                    take_step()
+                    bar.update()
+                plan = next(plans, None)  # drawn while a GPU is still at work
+                yield measure(state, test_split, (mean, std), steps, begun)
+                begun = time.perf_counter()
+        finally:
+            with ALONE:  # a CUDA graph is not destroyed while another run captures its own
+                del place, take_step
 
 
 class Plan(NamedTuple):
@@ -177,7 +166,7 @@ def prepare(state: State, split: Split, plan: Plan) -> tuple[Callable[[Plan], No
     The step knows nothing but tensors of fixed places, so that it can be captured once and replayed. `plan` is the
     first one; `state` stays as it is.
     """
-    rows = state.config.eval_every
+    rows = min(state.config.eval_every, state.config.schedule.steps)
     shelf = Plan(*(part.new_zeros((rows, *part.shape[1:]), device=state.device) for part in plan))
     step = make_step(state.network, state.optimiser, state.path)
     fetch = compiled(pick) if state.path.compiled else pick
@@ -232,7 +221,7 @@ def advance(state: State, step, images: Tensor, labels: Tensor, rate: Tensor) ->
     schedule, lr = state.config.schedule, state.optimiser.param_groups[0]["lr"]
     lr.copy_(rate if schedule.warmup_lr is None else torch.where(state.gate, rate, schedule.warmup_lr))
     loss, errors = step(images, labels)
-    add_up = compiled(count) if state.path.compiled else count
+    add_up = compiled(tally) if state.path.compiled else tally
     # a view with one dimension: PyTorch 2.11 takes a float64 scalar on a CPU for a constant and drops the sum
     add_up(state.clock, state.loss.view(1), state.errors, state.not_finite, loss, errors)
     if schedule.warmup_lr is not None:
@@ -241,7 +230,7 @@ def advance(state: State, step, images: Tensor, labels: Tensor, rate: Tensor) ->
         watch(state.clock, state.gate, state.gate_errors, errors, limit)
 
 
-def count(clock: Tensor, losses: Tensor, wrong: Tensor, not_finite: Tensor, loss: Tensor, errors: Tensor) -> None:
+def tally(clock: Tensor, losses: Tensor, wrong: Tensor, not_finite: Tensor, loss: Tensor, errors: Tensor) -> None:
     """Add a step to the first four, of one element each."""
     losses += loss
     wrong += errors
@@ -301,10 +290,7 @@ def evaluate(
     network.eval()
     device = split.labels.device
     mean, std = mean.to(device), None if std is None else std.to(device)
-    loss, errors = (
-        torch.zeros((), dtype=torch.float64, device=device),
-        torch.zeros((), dtype=torch.int64, device=device),
-    )
+    loss, errors = torch.zeros(2, dtype=torch.float64, device=device)
     for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
         images = normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
         logits = network(images)
