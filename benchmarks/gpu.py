@@ -14,6 +14,7 @@ import dataclasses
 import json
 import shutil
 import statistics
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -119,12 +120,18 @@ def measure_streams(name: str, device: str, steps: int = STEPS, rounds: int = RO
         for _ in range(steps):
             take_step()
 
-    for count in STREAMS:
-        with ThreadPoolExecutor(count, initializer=own_stream) as pool:
-            ready = list(pool.map(lambda seed: make_run(name, device, data, seed, **changes), range(count)))
+    # the same threads throughout: cuDNN looks for its algorithms in each thread anew
+    with ThreadPoolExecutor(max(STREAMS), initializer=own_stream) as pool:
 
-            def together(pool=pool, ready=ready) -> None:
-                list(pool.map(go, ready))
+        def at_once(function, items) -> list:
+            met = threading.Barrier(len(items))  # else a quick thread might do the work of two
+            return list(pool.map(lambda item: (met.wait(), function(item))[1], items))
+
+        ready = at_once(lambda seed: make_run(name, device, data, seed, **changes), range(max(STREAMS)))
+        for count in STREAMS:
+
+            def together(count=count) -> None:
+                at_once(go, ready[:count])
 
             time_steps(together, 1, 1, device)  # no wait for the device before: another run might be captured
             found[str(count)] = time_steps(together, 1, rounds, device) / steps / count
