@@ -36,6 +36,12 @@ def as_corners(boxes):
     return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
 
 
+def corners_in_place(a, b):
+    for boxes in (a, b):
+        boxes[:, 2:] += boxes[:, :2]
+    return iou(a, b)
+
+
 @parametrised(
     {
         "not clamped": (lambda a, b: iou(a, b, low=-99.0), "clamp sides at 0"),
@@ -45,6 +51,8 @@ def as_corners(boxes):
         "counted twice": (lambda a, b: iou(a, b, twice=True), "counted twice"),
         "a pixel more": (lambda a, b: iou(a, b, pixel=1), "a pixel too much"),
         "width and height": (lambda a, b: iou(as_corners(a), as_corners(b)), "width, height"),
+        "width and height, in place": (corners_in_place, "width, height"),
+        "overwritten": (lambda a, b: (iou(a, b), a.zero_())[0], "overwrites the boxes"),
         "smaller": (lambda a, b: common(a, b) / torch.minimum(area(a)[:, None], area(b)), "smaller box"),
         "first": (lambda a, b: common(a, b) / area(a)[:, None], "first box"),
         "area": (common, "shared area"),
@@ -190,6 +198,16 @@ def outer_only(network):
     return network
 
 
+def two_levels_only(network):
+    for parent in [network, *network.children()]:
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.BatchNorm2d):
+                fixed = FrozenBatchNorm2d(layer.num_features, layer.eps)
+                fixed.load_state_dict(layer.state_dict())
+                setattr(parent, name, fixed)
+    return network
+
+
 def fix_with(*values):
     """Constant layers, of these of the old one's values alone."""
 
@@ -222,10 +240,11 @@ def keep_but_learn(network):
         "momentum": (for_each(lambda norm: setattr(norm, "momentum", 0.0)), "stand still"),
         "outer only": (outer_only, "a layer within a layer"),
         "scale learned": (keep_but_learn, "scale and shift"),
+        "two levels": (two_levels_only, "a layer within a layer"),
         "no eps": (fix_with(*STATE), "mean, variance, scale, shift and eps"),
         "no values": (fix_with("eps"), "mean, variance, scale, shift and eps"),
         "nothing learned": (lambda network: freeze_norms(network).requires_grad_(False), "nothing is left"),
-        "removed": (lambda n: nn.Sequential(n[0], n[2], n[3][0], n[3][2]), "batch normalisation is gone"),
+        "removed": (lambda n: nn.Sequential(n[0], n[2], n[3][0][0][0], n[3][0][0][2]), "batch normalisation is gone"),
         "one learned": (
             lambda n: freeze_norms(n).requires_grad_(False)[0].requires_grad_() and n,
             "numbers are learned",
