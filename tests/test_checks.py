@@ -55,3 +55,15 @@ def test_every_exercise_left_as_its_stub_is_unsolved(name):
         raise NotImplementedError
 
     assert getattr(checks, name)(stub).state == "unsolved"
+
+
+def test_what_pytorch_has_not_implemented_is_no_stub():
+    class Misspelled(torch.nn.Module):
+        def __init__(self, _):
+            super().__init__()
+
+        def foward(self, x):
+            return x
+
+    verdict = checks.check_build(Misspelled)
+    assert verdict.state == "wrong" and "forward" in verdict.message

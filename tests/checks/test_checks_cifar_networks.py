@@ -175,6 +175,10 @@ BUILDS = {
     "a list": (Listed, "nn.ModuleList"),
     "our plain net": (lambda n: ResNet(cifar_spec(6 * n + 2, "plain")), "no shortcuts"),
     "unused layer": (unused, "+30 parameters"),
+    "images overwritten": (
+        with_part(front=lambda n: nn.Sequential(nn.ReLU(inplace=True), *stem())),
+        "does not know why",
+    ),
     "a function": (lambda n: lambda x: x, "nn.Module is wanted"),
 }
 

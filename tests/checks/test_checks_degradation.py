@@ -32,6 +32,10 @@ JUDGES = {
     "a tolerance": (lambda a, b, c, d: say(c > a + 0.5, d > b + 0.5), "small differences do not count"),
     "rounded": (lambda *e: judge(*map(round, e)), "small differences do not count"),
     "in proportion": (lambda a, b, c, d: say(c / a > 1.01, d / b > 1.01), "small differences do not count"),
+    "an equal test error": (
+        lambda a, b, c, d: say(c > a, d > b or (d == b and c < a)),
+        "that is neither",
+    ),
     "never neither": (lambda a, b, c, d: say(c > a, True), "whenever it is not degradation"),
     "no higher is lower": (lambda a, b, c, d: say(c > a, c < a and d > b), "no higher includes equal"),
     "another word": (lambda *e: "worse", "'worse' is none of the three"),

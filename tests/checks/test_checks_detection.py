@@ -208,6 +208,23 @@ def two_levels_only(network):
     return network
 
 
+class Dark(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = FrozenBatchNorm2d(norm.num_features, norm.eps)
+        self.norm.load_state_dict(norm.state_dict())
+
+    def forward(self, x):
+        with torch.no_grad():
+            return self.norm(x)
+
+
+def in_the_dark(network):
+    for path in [path for path, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]:
+        network.set_submodule(path, Dark(network.get_submodule(path)))
+    return network
+
+
 def fix_with(*values):
     """Constant layers, of these of the old one's values alone."""
 
@@ -241,6 +258,7 @@ def keep_but_learn(network):
         "outer only": (outer_only, "a layer within a layer"),
         "scale learned": (keep_but_learn, "scale and shift"),
         "two levels": (two_levels_only, "a layer within a layer"),
+        "detached": (in_the_dark, "no gradient gets through"),
         "no eps": (fix_with(*STATE), "mean, variance, scale, shift and eps"),
         "no values": (fix_with("eps"), "mean, variance, scale, shift and eps"),
         "nothing learned": (lambda network: freeze_norms(network).requires_grad_(False), "nothing is left"),

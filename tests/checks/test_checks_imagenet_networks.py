@@ -56,6 +56,8 @@ def crops(image, size, inset=0, shift=0, rounding=0, views=slice(None), dims=(2,
         "a corner missing": (lambda i, s: crops(i, s)[[0, 1, 2, 3, 4, 5, 6, 7, 9, 9]], "one is missing"),
         "noise": (lambda i, s: torch.rand(10, 3, s, s), "some views"),
         "size": (lambda i, s: crops(i, s - 1), "the shape is"),
+        "image changed": (lambda i, s: crops(i.mul_(0.5), s), "some views"),
+        "no return": (lambda i, s: None, "is a return missing"),
     }
 )
 def test_wrong_crops_are_named(mutant, phrase):

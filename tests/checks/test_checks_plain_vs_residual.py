@@ -111,6 +111,12 @@ def test_a_right_rule_is_accepted(answer):
             lambda a, b: lower(a, b, spread=lambda a, b: ((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(a)) ** 0.5),
             "the answer is",
         ),
+        (
+            lambda a, b: lower(a, b, spread=lambda a, b: ((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(b)) ** 0.5),
+            "the answer is 'inconclusive'",
+        ),
+        (lambda a, b: "inconclusive" if len(b) < 3 else lower(a, b, least=0), "the answer is 'inconclusive'"),
+        (lambda a, b: lower(a, b, times=2 - 1e-12), "the answer is 'inconclusive'"),
         (lambda a, b: lower(a, b, times=1.96), "the answer is 'inconclusive'"),
         (by_medians, "the answer is 'a'"),
         (lambda a, b: lower(a, b, least=2), "decides with two"),

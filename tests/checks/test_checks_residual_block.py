@@ -100,6 +100,14 @@ BLOCKS = {
     "bias": (made(lambda s, c: setattr(s, "conv1", nn.Conv2d(c, c, 3, padding=1))), "bias=False"),
     "no padding": (made(lambda s, c: setattr(s, "conv1", nn.Conv2d(c, c, 3, bias=False))), "maps of 3x3 from 5x5"),
     "stride": (made(lambda s, c: setattr(s, "conv2", conv(c, c, 3, 2))), "padding and its stride"),
+    "dilation": (
+        made(lambda s, c: setattr(s, "conv1", nn.Conv2d(c, c, 3, padding=2, dilation=2, bias=False))),
+        "no dilation",
+    ),
+    "circular": (
+        made(lambda s, c: setattr(s, "conv1", nn.Conv2d(c, c, 3, padding=1, padding_mode="circular", bias=False))),
+        "no padding_mode",
+    ),
     "pre-activation": (changed(forward=preactivated), "pre-activation"),
     "nothing to scale": (made(lambda s, c: setattr(s, "bn1", nn.BatchNorm2d(c, affine=False))), "not affine=False"),
     "returns nothing": (changed(forward=lambda s, x: None), "is a return missing?"),

@@ -35,6 +35,13 @@ def filled(fill):
     return shortcut
 
 
+def square(x, channels, stride):
+    side = x.shape[2] // stride
+    y = torch.zeros(len(x), channels, side, side)
+    y[:, : x.shape[1]] = x[:, :, ::stride, ::stride]
+    return y
+
+
 def projection(x, channels, stride):
     return nn.Conv2d(x.shape[1], channels, 1, stride)(x)
 
@@ -70,6 +77,7 @@ SHORTCUTS = {
     "ones": (filled(lambda x, added: 1 + zeros(x, added)), "ones"),
     "times zero": (filled(lambda x, added: 0 * repeated(x, added)), "0 times NaN"),
     "all masked": (lambda x, c, s: right(x, c, s) * (torch.arange(c) < 3)[:, None, None] * 0, "all channels are zeros"),
+    "square maps only": (square, "size"),
     "projection": (projection, "random weights"),
     "detached": (lambda x, c, s: right(x.detach(), c, s), "detached"),
     "numpy": (lambda x, c, s: x.numpy(), "of type ndarray"),

@@ -7,7 +7,7 @@ from torch import nn
 
 from helpers import checks
 from helpers.analysis import without_block
-from helpers.models import PreactivationBlock, conv
+from helpers.models import PreactivationBlock, Scale, conv
 
 
 def branch(block, x):
@@ -23,6 +23,16 @@ def weakening_for_good(block, x, strength):
     with torch.no_grad():
         block.bn2.weight *= 0.5
     return found
+
+
+def part_exchanged(block, x, strength):
+    block.shortcut = nn.Sequential(block.shortcut, Scale(strength))
+    return block(x)
+
+
+def shortcut_hooked(block, x, strength):
+    block.shortcut.register_forward_hook(lambda module, inputs, output: 0 * output)
+    return block(x)
 
 
 WEAKENED = {
@@ -41,6 +51,8 @@ WEAKENED = {
     "before the shortcut": (lambda b, x, s: (branch(b, x) + b.shortcut(s * x)).relu(), "what goes into the shortcut"),
     "evaluation": (lambda b, x, s: weakened(b.eval(), x, s), "leave it in the mode"),
     "weights changed": (weakening_for_good, "the block itself has changed"),
+    "part exchanged": (part_exchanged, "leave weights and shortcut alone"),
+    "shortcut hooked": (shortcut_hooked, "leave weights and shortcut alone"),
 }
 
 

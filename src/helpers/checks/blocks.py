@@ -14,7 +14,7 @@ Layers = list[tuple[nn.Conv2d, nn.BatchNorm2d]]  # in the order in which they ar
 Kernels = list[tuple[int, int, int, int]]  # the shapes of the convolutions' weights, in that order
 
 
-def check_residual(block: nn.Module, x: Tensor, kernels: Kernels) -> None:
+def expect_residual(block: nn.Module, x: Tensor, kernels: Kernels) -> None:
     """Raise Mistake unless `block` is relu(F(x) + x) for x (n, c, h, w), in both modes and in its gradient.
 
     F is a convolution with each of `kernels`, batch normalisation behind each, and ReLU between them. The block's
@@ -33,7 +33,7 @@ def check_residual(block: nn.Module, x: Tensor, kernels: Kernels) -> None:
             torch.equal(x, before), "your block overwrites its input, as `x += y` or ReLU in place does: write `x + y`"
         )
         match(found, [residual(x, layers) for layers in orders], wrong_outputs(x, orders))
-    check_gradient(block, x, orders)
+    expect_gradient(block, x, orders)
 
 
 def find_layers(block: nn.Module, x: Tensor, kernels: Kernels) -> tuple[list[nn.Conv2d], list[nn.BatchNorm2d]]:
@@ -55,6 +55,11 @@ def find_layers(block: nn.Module, x: Tensor, kernels: Kernels) -> tuple[list[nn.
     expect(all(norm.affine for norm in norms), "batch normalisation has a scale and a shift to learn: not affine=False")
     for conv in convs:
         expect(conv.bias is None, "batch normalisation takes a convolution's bias off again: bias=False")
+        plain = conv.dilation == (1, 1) and conv.padding_mode == "zeros"
+        expect(
+            plain,
+            "a convolution looks at the pixels next to one, with zeros around the map: no dilation, no padding_mode",
+        )
         size = conv(x.new_zeros(1, conv.in_channels, *x.shape[2:])).shape[2:]
         change = f"a convolution makes maps of {size[0]}x{size[1]} from {x.shape[2]}x{x.shape[3]}"
         expect(size == x.shape[2:], f"{change}, to which x cannot be added: look at its padding and its stride")
@@ -152,7 +157,7 @@ def wrong_branches(x: Tensor, layers: Layers) -> dict[str, Tensor]:
     return outputs
 
 
-def check_gradient(block: nn.Module, x: Tensor, orders: list[Layers]) -> None:
+def expect_gradient(block: nn.Module, x: Tensor, orders: list[Layers]) -> None:
     """Raise Mistake unless the gradient reaches x through F and through the shortcut."""
     x = x.clone().requires_grad_()
     found = block(x)

@@ -23,22 +23,22 @@ def check_build(build: Callable[[int], nn.Module]) -> str:
     for n in (2, 3, 1):  # with 3 a block can be there twice
         network, images = build(n), torch.randn(2, 3, 32, 32)
         expect(isinstance(network, nn.Module), f"an nn.Module is wanted, and this is a {type(network).__name__}")
-        check_registered(network, images)
+        expect_registered(network, images.clone())
         images = images.double()
-        layers, _ = use(network.double().train(), images)
-        check_layers(layers, n)
+        layers, _ = use(network.double().train(), images.clone())
+        expect_layers(layers, n)
         ours = ResNet(cifar_spec(6 * n + 2)).double()
         surplus = sum(p.numel() for p in network.parameters()) - sum(p.numel() for p in ours.parameters())
         expect(surplus == 0, f"there are {surplus:+,} parameters too many or too few, in layers not used or not needed")
         copy_layers([layer for layer, _ in layers], [layer for layer, _ in use(ours, images)[0]])
         for mode in (False, True):  # in this order: in training mode the running averages move
-            found = network.train(mode)(images)
+            found = network.train(mode)(images.clone())
             match(found, ours.train(mode)(images), wrong_networks(ours, images))
     return "6n+2 layers in the right order, and the same logits as ours with the same weights"
 
 
 @torch.no_grad()
-def check_registered(network: nn.Module, images: Tensor) -> None:
+def expect_registered(network: nn.Module, images: Tensor) -> None:
     """Raise Mistake if `network` uses layers that it does not hold, such as those in a list."""
     used = []
     hook = nn.modules.module.register_module_forward_hook(lambda module, *_: used.append(module))
@@ -58,7 +58,7 @@ def use(network: nn.Module, images: Tensor) -> tuple[Layers, Tensor]:
         return used, network(images)
 
 
-def check_layers(layers: Layers, n: int) -> None:
+def expect_layers(layers: Layers, n: int) -> None:
     """Raise Mistake unless these are the layers of the table in Sec. 4.2, by their numbers, widths and map sizes."""
     convs = [(layer, output) for layer, output in layers if isinstance(layer, nn.Conv2d)]
     norms = [layer for layer, _ in layers if isinstance(layer, nn.BatchNorm2d)]
@@ -68,8 +68,8 @@ def check_layers(layers: Layers, n: int) -> None:
     expect(not small, f"there are {len(small)} 1x1 convolutions: these are projections, and option A has none")
     sizes = {layer.kernel_size for layer, _ in convs}
     expect(sizes == {(3, 3)}, f"there are kernels of the sizes {sorted(sizes)}: all convolutions are 3x3")
-    check_numbers([layer.out_channels for layer, _ in convs], n)
-    check_sizes([(layer.out_channels, output.shape[2]) for layer, output in convs], n)
+    expect_numbers([layer.out_channels for layer, _ in convs], n)
+    expect_sizes([(layer.out_channels, output.shape[2]) for layer, output in convs], n)
     expect(linear, "the classifier is missing: a fully connected layer from 64 to 10")
     expect(len(linear) == 1, f"there are {len(linear)} fully connected layers, and one is right")
     flat = f"the classifier gets {linear[0].in_features} numbers an image: the 8x8 maps are to be averaged first"
@@ -85,7 +85,7 @@ def check_layers(layers: Layers, n: int) -> None:
     expect(not bias, "a convolution has a bias, which the batch normalisation behind it takes off again: bias=False")
 
 
-def check_numbers(widths: list[int], n: int) -> None:
+def expect_numbers(widths: list[int], n: int) -> None:
     """Raise Mistake unless 2n+1, 2n and 2n convolutions have 16, 32 and 64 filters."""
     counts = Counter(widths)
     expect(set(counts) == {16, 32, 64}, f"the widths are {sorted(counts)}: the stages have 16, 32 and 64 filters")
@@ -99,7 +99,7 @@ def check_numbers(widths: list[int], n: int) -> None:
     expect(widths == sorted(widths), "the stages are in another order: 16, then 32, then 64 filters")
 
 
-def check_sizes(layers: list[tuple[int, int]], n: int) -> None:
+def expect_sizes(layers: list[tuple[int, int]], n: int) -> None:
     """Raise Mistake unless the (width, size of the output map) of every convolution are those of the table."""
     sizes = [size for _, size in layers]
     last, right = sizes[-1], [32] * (2 * n + 1) + [16] * (2 * n) + [8] * (2 * n)

@@ -188,6 +188,8 @@ def check_freeze(freeze: Callable[[nn.Module], nn.Module]) -> str:
     expect(learned > 0, "nothing is left to learn: the convolutions are to be fine-tuned")
     expect(learned != convs + norms, "scale and shift of batch normalisation are still learned: they are constants too")
     expect(learned == convs, f"{learned} numbers are learned, and the convolutions have {convs}")
+    through = answer(images).requires_grad
+    expect(through, "no gradient gets through the fixed layers: they are constants, and what goes into them is not")
     return "a constant scale and shift of each channel, in training too"
 
 

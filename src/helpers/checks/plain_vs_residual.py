@@ -99,6 +99,7 @@ CASES = [
     ([7.0], [9.0]),
     ([7.0, 7.1, 7.2, 7.3], [9.0, 9.1]),
     ([7.0, 7.1, 7.2], [9.0, 9.1]),
+    ([9.0, 9.1], [7.0, 7.1, 7.2]),
     ([7.0, 7.2, 7.4], [7.1, 7.3, 7.5]),
     ([7.0, 7.2, 7.4], [7.18, 7.38, 7.58]),  # 1.1 standard errors
     ([7.0, 7.2, 7.4], [7.25, 7.45, 7.65]),
@@ -111,15 +112,17 @@ CASES = [
     ([7.1, 7.1, 7.1], [6.7, 7.2, 7.7]),
     ([7.0, 7.6, 7.6], [7.85, 7.9, 7.95]),  # the means decide, the medians would not
     ([7.0, 7.2, 7.4], [7.2, 7.4, 7.6, 7.8, 8.0, 7.2, 7.4, 7.6]),  # divided by 3 both, the variances would be too large
+    ([7.0, 7.2, 7.4], [7.15, 7.35, 7.55, 7.75, 7.95, 7.15, 7.35, 7.55]),  # 1.8; divided by 8 both, 2.3
+    ([4.0, 8.0, 8.0, 8.0], [9.0, 9.0, 9.0, 9.0]),  # 2, to the last bit
 ]
 
 
-def decide(a, b, times=2.0, ddof=1, least=3, count=min, root=lambda n: n, total=sum) -> str:
-    """The rule, or with other options one like it; `root` of the number of seeds divides a variance."""
+def decide(a, b, times=2.0, ddof=1, least=3, count=min, divisor=lambda n: n, total=sum) -> str:
+    """The rule, or with other options one like it; `divisor` of the number of seeds divides a variance."""
     a, b = pd.Series(a, dtype=float), pd.Series(b, dtype=float)
     if count((len(a), len(b))) < least:
         return "inconclusive"
-    variance = total([x.var(ddof=ddof) / root(len(x)) for x in (a, b)])
+    variance = total([x.var(ddof=ddof) / divisor(len(x)) for x in (a, b)])
     difference = a.mean() - b.mean()
     if abs(difference) <= times * variance**0.5:
         return "inconclusive"
@@ -141,8 +144,8 @@ def wrong_rules(right: list[str]) -> dict[str, list[str]]:
         "with fewer than three seeds a side nothing is decided, and yours decides with two": decide_all(least=2),
         "both sides need three seeds, and in yours one side is enough": decide_all(count=max),
         "each side needs three seeds, and yours counts both together": decide_all(count=sum, least=6),
-        undivided: decide_all(root=lambda n: 1),
-        "you divide a standard deviation by the number of seeds: by its root": decide_all(root=lambda n: n**2),
+        undivided: decide_all(divisor=lambda n: 1),
+        "you divide a standard deviation by the number of seeds: by its root": decide_all(divisor=lambda n: n**2),
         added: decide_all(total=lambda parts: sum(part**0.5 for part in parts) ** 2),
         "the difference has to exceed twice its standard error, and yours need only exceed it once": decide_all(
             times=1

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from helpers.checks.blocks import check_residual
+from helpers.checks.blocks import expect_residual
 from helpers.checks.verdict import exercise, expect, match
 
 
@@ -13,7 +13,7 @@ from helpers.checks.verdict import exercise, expect, match
 def check_block(make: Callable[[int], nn.Module]) -> str:
     """Fig. 2 and Sec. 3.4: `make(channels)` is the block of two 3x3 layers with an identity shortcut."""
     for channels in (4, 3):
-        check_residual(make(channels), torch.randn(6, channels, 5, 5), [(channels, channels, 3, 3)] * 2)
+        expect_residual(make(channels), torch.randn(6, channels, 5, 5), [(channels, channels, 3, 3)] * 2)
     return "two 3x3 layers, the input added to what they put out, and ReLU last"
 
 
@@ -58,7 +58,7 @@ def check_gradient_by_hand(gradient: Callable[[Tensor, Tensor, Tensor, Tensor], 
         y = (w2 @ (w1 @ x).relu() + x).relu()
         right = torch.autograd.grad(y, x, by_y)[0]
         x = x.detach()
-        match(gradient(x, w1, w2, by_y), right, wrong_gradients(x, w1, w2, by_y))
+        match(gradient(x.clone(), w1.clone(), w2.clone(), by_y.clone()), right, wrong_gradients(x, w1, w2, by_y))
     return "it agrees with autograd: the identity's share is multiplied by no weight"
 
 

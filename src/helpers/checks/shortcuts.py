@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.analysis import count_cost
-from helpers.checks.blocks import check_residual
+from helpers.checks.blocks import expect_residual
 from helpers.checks.verdict import exercise, expect, is_same, match
 from helpers.models import Spec
 
@@ -17,14 +17,14 @@ from helpers.models import Spec
 @exercise("return x subsampled by `stride`, with zeros in the added channels: (n, channels, h / stride, w / stride)")
 def check_option_a(shortcut: Callable[[Tensor, int, int], Tensor]) -> str:
     """Sec. 3.3, option A: `shortcut(x, channels, stride)` for x (n, c, h, w) with c <= channels."""
-    x = torch.randn(2, 3, 6, 6)
+    x = torch.randn(2, 3, 6, 12)
     for channels, stride in ((6, 2), (5, 2), (9, 3), (3, 2), (4, 1), (3, 1)):
         found = shortcut(x.clone(), channels, stride)
         again = shortcut(x.clone(), channels, stride)
         random = "two calls with the same x differ: there are random weights in it, and option A has no parameters"
         expect(not isinstance(found, Tensor) or is_same(again, found), random)
         match(found, pad(x[:, :, ::stride, ::stride], channels), wrong_shortcuts(x, channels, stride))
-    check_zeros(shortcut)
+    expect_zeros(shortcut)
     x.requires_grad_()
     found = shortcut(x, 6, 2)
     expect(found.requires_grad, "no gradient gets through: x is detached, and a shortcut is there for the gradient too")
@@ -79,7 +79,7 @@ def wrong_channels(small: Tensor, channels: int) -> dict[str, Tensor]:
     }
 
 
-def check_zeros(shortcut: Callable[[Tensor, int, int], Tensor]) -> None:
+def expect_zeros(shortcut: Callable[[Tensor, int, int], Tensor]) -> None:
     """Raise Mistake where the added zeros are x times zero: they are no zeros where x is not finite."""
     x = torch.ones(1, 2, 4, 4)
     x[0, 0], x[0, 1] = torch.nan, torch.inf
@@ -145,5 +145,5 @@ def check_bottleneck(make: Callable[[int, int], nn.Module]) -> str:
     """Fig. 5 right: `make(channels, width)` with an identity shortcut, stride 1."""
     for channels, width in ((8, 2), (6, 3)):
         kernels = [(width, channels, 1, 1), (width, width, 3, 3), (channels, width, 1, 1)]
-        check_residual(make(channels, width), torch.randn(6, channels, 5, 5), kernels)
+        expect_residual(make(channels, width), torch.randn(6, channels, 5, 5), kernels)
     return "three layers, the 3x3 on few channels, the input added to what they put out, and ReLU last"

@@ -60,9 +60,9 @@ def match(found: Any, right: Tensor | list[Tensor], mistakes: dict[str, Tensor |
 def exercise(task: str) -> Callable:
     """Make `function(answer) -> str` a check: its value is praise, a Mistake that it raises is what is wrong.
 
-    `task` is what an unsolved stub is answered with: None, an Ellipsis, or code that raises NotImplementedError. Any
-    other error of the learner's code is reported as such. Random numbers are seeded, and the global generator is left
-    as it was.
+    `task` is what an unsolved stub is answered with: None, an Ellipsis, or code that raises a bare
+    NotImplementedError. Any other error of the learner's code is reported as such. Random numbers are seeded, and the
+    global generator is left as it was.
     """
 
     def decorate(function: Callable[[Any], str]) -> Callable[[Any], Verdict]:
@@ -76,9 +76,9 @@ def exercise(task: str) -> Callable:
                     return Verdict("right", function(answer))
                 except Mistake as mistake:
                     return Verdict("wrong", str(mistake))
-                except NotImplementedError:
-                    return Verdict("unsolved", task)
                 except Exception as error:
+                    if isinstance(error, NotImplementedError) and not error.args:  # PyTorch's own has a message
+                        return Verdict("unsolved", task)
                     return Verdict("wrong", f"your code stopped with {type(error).__name__}: {error}")
 
         return check

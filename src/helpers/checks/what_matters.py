@@ -18,18 +18,20 @@ def check_weakened(weakened: Callable[[BasicBlock, Tensor, float], Tensor]) -> s
     for block in (BasicBlock(4, 4), BasicBlock(4, 6, stride=2), BasicBlock(4, 6, stride=2, shortcut="B")):
         for norm in (module for module in block.modules() if isinstance(module, nn.BatchNorm2d)):
             nn.init.uniform_(norm.bias, -1, 1)
-        x = torch.rand(6, 4, 6, 6)
+        x, whole, shortcut = torch.rand(6, 4, 6, 6), copy.deepcopy(block), block.shortcut
         before = [weight.clone() for weight in block.parameters()]
         for strength, training in ((0.25, False), (0.0, False), (1.0, False), (0.5, True)):
+            whole.train(training)
             try:
                 found = weakened(block.train(training), x.clone(), strength)
             except RuntimeError as error:
                 expect(block.conv1.stride == (1, 1), "where the shape changes, x does not fit: take block.shortcut(x)")
                 raise error
-            same = all(torch.equal(old, weight) for old, weight in zip(before, block.parameters(), strict=False))
-            expect(same, "the block itself has changed: its weights are not to be touched, only what is added")
             expect(block.training == training, "the block itself has changed: leave it in the mode in which it came")
-            match(found, *strengths(block, x, strength))
+            same = all(torch.equal(old, weight) for old, weight in zip(before, block.parameters(), strict=False))
+            same = same and block.shortcut is shortcut and torch.equal(shortcut(x), whole.shortcut(x))
+            expect(same, "the block itself has changed: leave weights and shortcut alone, and multiply what is added")
+            match(found, *strengths(whole, x, strength))
     return "the branch as it is, the shortcut at its strength, ReLU last"
 
 
@@ -74,7 +76,10 @@ def check_preactivation(make: Callable[[int], nn.Module]) -> str:
             found = block.train(training)(x)
             expect(torch.equal(x, before), "your block overwrites its input, as `x += y` does: write `x + y`")
             match(found, [preactivation(x, order) + x for order in orders], wrong_preactivations(x, orders))
-        expect(through_shortcut(block, x, orders), "no gradient gets through the shortcut: x is added detached")
+        expect(
+            through_shortcut(block, x, orders),
+            "no gradient gets through the shortcut or through the layers: x or F(x) is added detached",
+        )
     return "each convolution behind its own BN and ReLU, and the sum goes on as it is"
 
 
