@@ -96,9 +96,9 @@ def test_gradient_norms_leave_the_network_as_it_was():
 
 
 def test_cost_counts_a_convolution_by_hand():
-    assert count_cost(Spec((1,), (4,), shortcut="plain"), size=8) == {
+    assert count_cost(Spec((1,), (4,), shortcut="plain")) == {
         "parameters": 3 * 4 * 9 + 8 + 2 * (4 * 4 * 9 + 8) + 4 * 10 + 10,
-        "multiply_adds": 64 * (3 * 4 * 9 + 2 * 4 * 4 * 9) + 40,
+        "multiply_adds": 1024 * (3 * 4 * 9 + 2 * 4 * 4 * 9) + 40,
     }
 
 

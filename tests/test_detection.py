@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.utils.data import Subset
 from torchvision.ops import box_iou
 
 from helpers.detection import (
@@ -112,6 +113,11 @@ def test_a_detector_trains_and_its_frozen_norms_stay(root):
     assert all(losses == set(row) - {"step"} for row in rows)
     assert all(torch.equal(before[name], buffer) for name, buffer in detector.named_buffers())
     assert not torch.equal(weight, detector.roi_heads.box_head[0].conv1.weight)
+
+
+def test_a_set_smaller_than_a_batch_is_trained_on_all_the_same(root):
+    dataset = Subset(load_voc(root, "trainval", NAMES), range(1))
+    assert len(list(train_detector(tiny_detector(), dataset, steps=2, lr=0.0))) == 2
 
 
 def test_three_hundred_proposals_at_most():

@@ -18,6 +18,10 @@ def test_a_line_for_each_column_told_apart_by_colour_and_by_dashes(table):
     assert [text.get_text() for text in plain.axes.get_legend().texts] == ["plain", "residual"]
 
 
+def test_a_column_may_have_any_name(table):
+    plot_panels({"": table.rename(columns={"residual": "no shortcut"})}, "loss", "").canvas.draw()
+
+
 def test_panels_share_a_scale_and_one_legend_and_carry_the_stamp(table):
     figure = plot_panels({"left": table, "right": 10 * table}, "loss", "drawn images · seed 0", yscale="log")
     left, right = figure.axes

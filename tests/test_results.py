@@ -6,6 +6,7 @@ import pytest
 from helpers import results
 from helpers.experiments import experiment
 from helpers.paper import load_table
+from helpers.records import RunError
 from helpers.results import BEGIN, END, ReadmeError, load_ends, other_rows, paper_rows, renewed, stale, tables
 
 CPU = {"device": "cpu", "precision": "bfloat16", "compiled": False, "threads": 2, "why": "as configured"}
@@ -84,6 +85,13 @@ def test_minutes_of_a_cpu_are_not_those_of_a_gpu(tmp_path):
     assert "\n\nCPU: Some CPU, 2 cores." in text
     write_run(tmp_path, "quick", "plain-20", 0, GPU, ["NVIDIA H200", "NVIDIA A100"])
     assert "20 (NVIDIA A100 and NVIDIA H200)" in cells(tables(tmp_path), "quick")["minutes"]
+
+
+def test_a_finished_run_without_its_rows_is_told_in_a_sentence(tmp_path):
+    write_run(tmp_path, "quick", "plain-20")
+    (tmp_path / "quick" / "plain-20" / "seed-0" / "metrics.jsonl").write_text("")
+    with pytest.raises(RunError, match="is missing or empty: put a whole copy of it back"):
+        load_ends(tmp_path)
 
 
 def test_until_a_run_of_the_paper_is_finished_it_says_so(tmp_path):

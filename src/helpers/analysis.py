@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.models import ResNet, Spec, make_shortcut
+from helpers.models import ResNet, Spec, count_parameters, make_shortcut
 
 
 def norms_of_3x3(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
@@ -42,8 +42,9 @@ def watching(modules: dict[str, nn.Module], see) -> Iterator[None]:
 def layer_responses(model: nn.Module, images: Tensor, batch_size: int = 500) -> pd.Series:
     """Fig. 7: the standard deviation of each 3x3 layer's response, by the layer's name, in order.
 
-    After batch normalisation, before ReLU or addition; in evaluation mode; over all images (n, 3, h, w), as the
-    network takes them, and all elements of the output. The model's mode is restored.
+    After batch normalisation, before ReLU or addition (in a pre-activation net, the addition lies between a block's
+    second layer and its normalisation); in evaluation mode; over all images (n, 3, h, w), as the network takes them,
+    and all elements of the output. The model's mode is restored.
     """
     layers = norms_of_3x3(model)
     sums = {name: torch.zeros(3, dtype=torch.float64, device=images.device) for name in layers}
@@ -116,10 +117,10 @@ def block_signals(model: ResNet, images: Tensor, labels: Tensor) -> pd.DataFrame
 def gradient_correlation(model: nn.Module, images: Tensor, labels: Tensor, distances: list[float]) -> pd.Series:
     """How alike the loss's gradients at neighbouring inputs are (Balduzzi et al. 2017), by distance.
 
-    A neighbour lies at `distance`, from 0 to 1, on the straight line from an image to the next of the batch. The
-    gradients are those with respect to the pixels, the value is their correlation, averaged over the images
-    (n, 3, h, w). Batch normalisation has the statistics of `images`, so that each point is on its own; the model is
-    left as it was.
+    A neighbour lies at `distance`, from 0 to 1, on the straight line from an image to the one before it in the
+    batch. The gradients are those with respect to the pixels, the value is their correlation, averaged over the
+    images (n, 3, h, w). Batch normalisation has the statistics of `images`, so that each point is on its own; the
+    model is left as it was.
     """
     model = with_statistics(model, images)
     towards, here = images.roll(1, 0) - images, input_gradients(model, images, labels)
@@ -164,16 +165,16 @@ def without_block(network: ResNet, index: int) -> ResNet:
     return network
 
 
-def count_cost(spec: Spec, size: int | None = None) -> dict[str, int]:
-    """Parameters, and multiply-adds of one image of size x size (32 or 224 by the stem), without building weights."""
-    size = size or (32 if spec.stem == "cifar" else 224)
+def count_cost(spec: Spec) -> dict[str, int]:
+    """Parameters, and multiply-adds of one image, of side 32 or 224 by the stem, without building weights."""
+    size = 32 if spec.stem == "cifar" else 224
     with torch.device("meta"):
         model, images = ResNet(spec).eval(), torch.empty(1, 3, size, size)
-    return {"parameters": sum(p.numel() for p in model.parameters()), "multiply_adds": multiply_adds(model, images)}
+    return {"parameters": count_parameters(model), "multiply_adds": multiply_adds(model, images)}
 
 
-def multiply_adds(model: nn.Module, *inputs) -> int:
+def multiply_adds(model: nn.Module, x: Tensor) -> int:
     """What convolutions and matrix products cost in one forward pass; on the device "meta" nothing is computed."""
     with FlopCounterMode(display=False) as counter:
-        model(*inputs)
+        model(x)
     return counter.get_total_flops() // 2  # it counts a multiply-add as two

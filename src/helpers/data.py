@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
@@ -69,9 +70,16 @@ def load_cifar10(root: str | Path = ROOT / "data", download: bool = True) -> tup
     """
     folder = Path(root) / CIFAR10.base_folder
     files = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
-    if download and not all((folder / name).exists() for name, _ in files):
+
+    def missing() -> bool:
+        return not all((folder / name).exists() for name, _ in files)
+
+    if download and missing():
         try:
-            unpack(fetch(MIRRORS, Path(root) / ARCHIVE, ARCHIVE_MD5), Path(root))
+            Path(root).mkdir(parents=True, exist_ok=True)
+            with FileLock(Path(root) / f"{ARCHIVE}.lock"):  # notebooks that are executed at once share one download
+                if missing():
+                    unpack(fetch(MIRRORS, Path(root) / ARCHIVE, ARCHIVE_MD5), Path(root))
         except OSError as error:
             raise DataError(
                 f"cannot write CIFAR-10 into {root} ({error.strerror or error}): mend that or choose another folder, "

@@ -77,7 +77,7 @@ def faster_rcnn(
     regions: int = 128,
     mean=MEAN_COLOUR,
 ) -> FasterRCNN:
-    """The detector: 300 proposals, RoI pooling, then sibling layers for `classes` and the background, and for boxes.
+    """The detector: proposals (300 in testing), RoI pooling, sibling layers for `classes` and background, and boxes.
 
     Images (3, h, w) from 0 to 1 are scaled until their sides are `shorter`, or `longer` if that is less. Anchors
     are squares of these sides in pixels and their 1:2 and 2:1 variants. Training classifies
@@ -108,7 +108,7 @@ def train_detector(
 
     Chance is the global generator's: seed it for the same order and the same sampled regions.
     """
-    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=True, collate_fn=list)
+    loader = DataLoader(dataset, batch_size, shuffle=True, collate_fn=list)
     learned = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(learned, lr, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [3 * steps // 4])
@@ -130,7 +130,10 @@ def without_difficult(target: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def evaluate_detector(detector: FasterRCNN, dataset: Dataset) -> dict[str, float]:
-    """Mean average precision in percent, as VOC 2007 (Table 7) and COCO (Table 8) define it."""
+    """Mean average precision in percent: at VOC 2007's eleven recalls (Table 7), and as COCO defines it (Table 8).
+
+    By COCO's code, which compares a detection with objects that are not yet found; VOC's compares it with the nearest.
+    """
     metrics = {
         "voc07": MeanAveragePrecision(iou_thresholds=[0.5], rec_thresholds=[k / 10 for k in range(11)]),
         "coco": MeanAveragePrecision(),

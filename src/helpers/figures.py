@@ -121,12 +121,10 @@ def of_suite(runs: pd.DataFrame, suite: str) -> pd.DataFrame:
     return chosen if pairs and not alike else chosen[:0]
 
 
-def beside(runs: pd.DataFrame, suite: str, others: list[str], by: str) -> pd.DataFrame:
-    """A suite's rows and those of `others` that agree with one of its networks in all but `by`."""
+def beside(runs: pd.DataFrame, suite: str, other: str, by: str) -> pd.DataFrame:
+    """A suite's rows and those of the suite `other` that agree with one of its networks in all but `by`."""
     same = [column for column in ("kind", "depth", "shortcut", "precision", "data", "steps") if column != by]
-    found = runs[runs.suite.isin([suite, *others])].merge(
-        runs.loc[runs.suite == suite, same].drop_duplicates(), on=same
-    )
+    found = runs[runs.suite.isin([suite, other])].merge(runs.loc[runs.suite == suite, same].drop_duplicates(), on=same)
     return found[found.groupby(same)[by].transform("nunique") > 1]
 
 
@@ -149,19 +147,19 @@ def responses(suite: str, runs: pd.DataFrame, series: pd.DataFrame) -> Drawing:
     return Drawing(table, plot_both_orders, describe_responses(table))
 
 
-def shortcuts(suite: str, runs: pd.DataFrame, _: pd.DataFrame) -> Drawing:
-    """Options B and C beside A, which the suite `paper` has."""
-    table = beside(runs, suite, ["paper"], "shortcut") if suite == "options" else runs[:0]
-    return Drawing(table[DRAWN], partial(plot_compared, by="shortcut"), describe_curves(table))
+def compared(suite: str, runs: pd.DataFrame, _: pd.DataFrame, own: str, other: str, by: str) -> Drawing:
+    """What `by` changes: the suite `own` beside the nets of suite `other` that differ in nothing else."""
+    table = beside(runs, suite, other, by) if suite == own else runs[:0]
+    return Drawing(table[DRAWN], partial(plot_compared, by=by), describe_curves(table))
 
 
-def precision(suite: str, runs: pd.DataFrame, _: pd.DataFrame) -> Drawing:
-    """float32 beside the precision of the suite `quick`."""
-    table = beside(runs, suite, ["quick"], "precision") if suite == "agreement" else runs[:0]
-    return Drawing(table[DRAWN], partial(plot_compared, by="precision"), describe_curves(table))
-
-
-FIGURES = {"curves": curves, "errors": errors, "responses": responses, "shortcuts": shortcuts, "precision": precision}
+FIGURES = {
+    "curves": curves,
+    "errors": errors,
+    "responses": responses,
+    "shortcuts": partial(compared, own="options", other="paper", by="shortcut"),
+    "precision": partial(compared, own="agreement", other="quick", by="precision"),
+}
 
 
 def drawings(names: list[str], runs_in: Path = RUNS) -> dict[str, Drawing]:

@@ -40,10 +40,10 @@ def renamed(source: nn.Module, target: nn.Module) -> dict[str, Tensor]:
     return dict(zip(target.state_dict(), source.state_dict().values(), strict=True))
 
 
-def cost_by_stage(spec: Spec, size: int = 224) -> pd.DataFrame:
+def cost_by_stage(spec: Spec) -> pd.DataFrame:
     """Table 1 for one network: side of the output, weighted layers and multiply-adds of conv1 to conv5_x and fc."""
     with torch.device("meta"):
-        network, x = ResNet(spec).eval(), torch.empty(1, 3, size, size)
+        network, x = ResNet(spec).eval(), torch.empty(1, 3, 224, 224)
     ends = torch.tensor(spec.blocks).cumsum(0).tolist()
     parts = [("conv1", network.stem[:3], 1)]
     for stage, (end, count) in enumerate(zip(ends, spec.blocks, strict=True)):

@@ -1,13 +1,11 @@
 """Lines from small tables that a notebook has just computed: the index along x, a line for each column."""
 
-import textwrap
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.plotting import SMALL, WIDTH, add_legend, style
+from helpers.plotting import WIDTH, add_legend, put_stamp, style
 
 SAME = {"residual": "A"}  # drawn in the colour of the shortcut that it has
 
@@ -16,9 +14,9 @@ def plot_lines(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """A line for each column, named by it; dashed for "plain"."""
     ax = ax or plt.subplots(figsize=(WIDTH, 4))[1]
     for name, values in table.items():
-        line = {"ls": "--", "mfc": "white"} if name == "plain" else {"ls": "-"}
-        ax.plot(values, **style("shortcut", SAME.get(name, name)), **line, markevery=max(1, len(values) // 6))
-        ax.lines[-1].set_label(name)
+        look = style("shortcut", SAME.get(name, name)) | {"label": name}
+        look |= {"ls": "--", "mfc": "white"} if name == "plain" else {}
+        ax.plot(values, **look, markevery=max(1, len(values) // 6))
     ax.set(xlabel=table.index.name)
     ax.legend()
     return ax
@@ -32,7 +30,7 @@ def plot_panels(tables: dict[str, pd.DataFrame], ylabel: str, stamp: str, **scal
         plot_lines(table, ax).set(title=title, **scales)
     axes[0].set(ylabel=ylabel)
     add_legend(figure, list(axes))
-    figure.supxlabel(textwrap.fill(stamp, 95), fontsize=SMALL, color="#444444")
+    put_stamp(figure, stamp)
     return figure
 
 

@@ -1,6 +1,5 @@
 """Images side by side, with boxes where there are objects."""
 
-import textwrap
 from math import ceil
 
 import matplotlib.pyplot as plt
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from helpers.plotting import SMALL, WIDTH
+from helpers.plotting import SMALL, WIDTH, put_stamp
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]  # Okabe and Ito's
 LINES = ["-", "--", ":", "-."]
@@ -26,7 +25,7 @@ def plot_pictures(images: list[Tensor], titles: list[str], stamp: str, columns: 
     for ax, image, title in zip(axes.flat, images, titles, strict=False):
         ax.imshow(image.permute(1, 2, 0).numpy())
         ax.set_title(title, fontsize=SMALL)
-    figure.supxlabel(textwrap.fill(stamp, 95), fontsize=SMALL, color="#444444")
+    put_stamp(figure, stamp)
     return figure
 
 

@@ -37,7 +37,7 @@ NOTHING = "Nothing is recorded yet."
 
 def style(by: str, value) -> dict[str, str]:
     """Colour, marker and label; what is not in the table is grey, with itself as its marker."""
-    colour, marker = STYLES.get(value, f"#666666 ${value}$").split()
+    colour, marker = STYLES.get(value, f"#666666 ${value}$").split(maxsplit=1)
     return {"color": colour, "marker": marker, "label": "plain" if value == "plain" else LABELS[by].format(value)}
 
 
@@ -66,11 +66,16 @@ def stamp(runs: pd.DataFrame) -> str:
     return "suite {suite} · {steps} steps · seed {seed}{} · {data} · {precision}{}".format(fewer, end, **of)
 
 
+def put_stamp(figure: Figure, words: str) -> None:
+    """What a figure was drawn from, in small letters below it."""
+    figure.supxlabel(textwrap.fill(words, 95), fontsize=SMALL, color="#444444")
+
+
 def panels(runs: pd.DataFrame, rows: int = 1, columns: int = 1, height: float = 4, sharey: bool = False):
     """A figure and the list of its axes, with the stamp of `runs` below."""
     size = {"figsize": (WIDTH, height), "squeeze": False, "layout": "constrained"}
     figure, axes = plt.subplots(rows, columns, sharey=sharey, **size)
-    figure.supxlabel(textwrap.fill(stamp(runs), 95), fontsize=SMALL, color="#444444")
+    put_stamp(figure, stamp(runs))
     for ax in axes.flat:
         ax.axison = not runs.empty
     return figure, list(axes.flat)

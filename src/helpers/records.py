@@ -84,8 +84,8 @@ def run_folders(directory: str | Path = RUNS, suite: str = "*") -> list[Path]:
 def load_runs(directory: str | Path = RUNS, suite: str = "*") -> pd.DataFrame:
     """All rows of metrics as one tidy table, a row per run and evaluation; empty if nothing is recorded.
 
-    Columns: suite, network, depth, kind ("plain" or "residual"), shortcut, seed, data, precision, steps (of the
-    schedule), finished, then those of the metrics: step, lr, losses in nats, errors in percent, seconds.
+    Columns: those of the metrics (step, lr, losses in nats, errors in percent, seconds), then suite, network, depth,
+    kind ("plain" or "residual"), shortcut, seed, data, precision, steps (of the schedule), finished.
     """
     tables = []
     for folder in run_folders(directory, suite):
@@ -116,11 +116,7 @@ def load_series(file: str, directory: str | Path = RUNS, suite: str = "*") -> pd
     tables = []
     for folder in run_folders(directory, suite):
         if (folder / file).exists():
-            table = read_table(folder / file)
-            suite_name, name, seed = folder.parts[-3:]
-            for position, (column, value) in enumerate(
-                {"suite": suite_name, "network": name, "seed": int(seed.removeprefix("seed-"))}.items()
-            ):
-                table.insert(position, column, value)
-            tables.append(table)
+            table, (suite_name, name, seed) = read_table(folder / file), folder.parts[-3:]
+            which = {"suite": suite_name, "network": name, "seed": int(seed.removeprefix("seed-"))}
+            tables.append(pd.DataFrame(which, index=table.index).join(table))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

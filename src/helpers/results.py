@@ -10,7 +10,7 @@ from helpers.checkpoint import write
 from helpers.config import Config
 from helpers.models import ResNet, Spec, count_parameters
 from helpers.paper import load_table
-from helpers.records import read_about, read_rows, run_folders, tabulate
+from helpers.records import MEND, METRICS, RunError, read_about, read_rows, run_folders, tabulate
 
 README, FIGURES = ROOT / "README.md", ROOT / "figures"
 BEGIN, END = "<!-- results: python -m helpers results -->", "<!-- /results -->"
@@ -40,6 +40,8 @@ def load_ends(directory: Path = RUNS) -> pd.DataFrame:
     ends = []
     for folder in run_folders(directory):
         about, rows = read_about(folder), read_rows(folder)
+        if about["finished"] and not rows:
+            raise RunError(f"{folder / METRICS} is missing or empty: {MEND}")
         if about["finished"]:
             table, kind = tabulate(folder.parts[-3], about, rows), about["path"]["device"]
             processor = " and ".join(sorted({stretch["device"] for stretch in about["stretches"]}))

@@ -110,10 +110,10 @@ def make_optimiser(network: ResNet, config: Config) -> torch.optim.SGD:
 def train(state: State, train_split: Split, test_split: Split, progress: bool | None = None) -> Iterator[dict]:
     """Advance `state` to the end of its schedule, with a row of metrics at each evaluation.
 
-    Training loss and error are running means over the augmented batches since the last row, as in the paper's
-    curves; test loss and error are of the whole test split. Losses in nats, errors in percent. A bar is shown
-    if `progress`, by default on a terminal and in JupyterLab. Raises NotFinite, with the step, if the loss is no
-    longer finite.
+    Training loss and error are running means over the augmented batches since the last row (the paper does not say
+    how it measures them); test loss and error are of the whole test split. Losses in nats, errors in percent. A bar
+    is shown if `progress`, by default on a terminal and in JupyterLab. Raises NotFinite, with the step, if the loss is
+    no longer finite.
     """
     begun, config = time.perf_counter(), state.config
     train_split, test_split = (split.to(state.device) for split in divide(config, train_split, test_split))

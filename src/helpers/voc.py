@@ -35,15 +35,15 @@ def as_tensors(image, annotation: dict, names: list[str]) -> tuple[Tensor, dict[
     return pil_to_tensor(image) / 255, target
 
 
-def draw_scene(generator: torch.Generator, height: int = 128, width: int = 128, most: int = 3):
-    """One to `most` shapes that do not touch: image uint8 (3, h, w), boxes (n, 4), and places in DRAWN (n,)."""
+def draw_scene(generator: torch.Generator, height: int = 128, width: int = 128):
+    """One to three shapes whose boxes do not overlap: image uint8 (3, h, w), boxes (n, 4), and places in DRAWN (n,)."""
 
     def uniform(low: float, high: float, count: int = 1) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator)
 
     paper, short = uniform(0, 1, 3)[:, None, None], min(height, width)
     image, boxes, labels = paper.expand(3, height, width), torch.empty(0, 4), []
-    for _ in range(int(torch.randint(1, most + 1, (), generator=generator))):
+    for _ in range(int(torch.randint(1, 4, (), generator=generator))):
         label, radius = int(torch.randint(len(DRAWN), (), generator=generator)), uniform(0.1 * short, 0.24 * short)
         x = torch.arange(width)[None, None] - uniform(float(radius), width - float(radius))
         y = torch.arange(height)[None, :, None] - uniform(float(radius), height - float(radius))
