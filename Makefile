@@ -37,7 +37,9 @@ pins: .venv/dev
 	$(COMPILE) $(UPGRADE) pyproject.toml --extra dev --constraints requirements.txt --output-file requirements-dev.txt
 
 clean:
-	rm -rf build .venv
+	test ! -d build || find build -mindepth 1 -maxdepth 1 -not -name runs -exec rm -r {} +
+	rm -rf .venv
+	@echo "What you recorded in build/runs is left; remove it by hand."
 
 .venv/course: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
