@@ -15,6 +15,14 @@ from helpers.data import Data, Split
 from helpers.models import Spec
 
 
+@pytest.fixture(autouse=True)
+def closed():
+    """No figure is left open."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
 @pytest.fixture(scope="session")
 def tiny_data() -> Data:
     """Sixty 8x8 images for training and twenty for testing, whose colour tells the class."""
@@ -42,10 +50,12 @@ def call(monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["helpers", *map(str, arguments)])
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        with pytest.raises(SystemExit) as stop:
-            main()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        try:
+            with pytest.raises(SystemExit) as stop:
+                main()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         code = stop.value.code
         return (code or 0), capsys.readouterr()
 

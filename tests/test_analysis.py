@@ -50,6 +50,14 @@ def test_responses_are_taken_after_batch_norm_and_before_relu_or_addition():
     assert list(responses.index[:3]) == ["stem.0", "blocks.0.conv1", "blocks.0.conv2"]
 
 
+def test_in_a_preactivation_net_the_second_layers_norm_is_the_next_blocks():
+    network = ResNet(Spec((2, 1), (4, 6), preactivation=True))
+    a, b, c = network.blocks
+    expected = [network.stem[1], a.bn1, b.front[0], b.bn1, c.front[0], c.bn1, network.end[0]]
+    assert list(norms_of_3x3(network).values()) == expected
+    assert list(norms_of_3x3(network))[:3] == ["stem.0", "blocks.0.conv1", "blocks.0.conv2"]
+
+
 def test_responses_leave_no_hook_and_keep_the_mode():
     network = ResNet(TINY).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

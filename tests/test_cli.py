@@ -8,6 +8,7 @@ import time
 import pytest
 
 from helpers import data
+from helpers.__main__ import exit_code
 from helpers.runs import load_runs
 
 PYTHON = [sys.executable, "-m", "helpers"]
@@ -76,8 +77,25 @@ def test_a_suite_lists_what_is_done_and_how_long_the_rest_takes(call, tmp_path):
     assert re.search(r"About [\d.]+ (min|h) in all on this machine.* This is an estimate", said)
 
 
-@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_a_run_that_goes_on(tmp_path, stop, code):
+def test_a_suite_is_recorded_as_asked(call, tmp_path, monkeypatch):
+    import helpers.outlook  # noqa: F401  before record_suite is replaced, lest it keep the replacement
+
+    asked = []
+    monkeypatch.setattr("helpers.__main__.RUNS", tmp_path)
+    monkeypatch.setattr("helpers.runs.record_suite", lambda *given: asked.append(given))
+    monkeypatch.setattr("helpers.data.load_data", lambda *given: given)
+    options = ["--only", "resnet-56-single", "--seed", 1, "--time-limit", 60, "--jobs", 3, "--data-root", tmp_path]
+    assert call("suite", "variants", *options)[0] == 0
+    [(chosen, *rest)] = asked
+    assert [(run.name, run.config.seed) for run in chosen] == [("resnet-56-single", 1)]
+    assert rest == [(tmp_path / "variants").resolve(), ("cifar10", tmp_path), 60, True, 3]
+
+
+def test_a_bug_keeps_its_traceback():
+    assert exit_code(KeyError("x")) is None and exit_code(RuntimeError("x")) is None
+
+
+def test_an_interrupt_leaves_a_run_that_goes_on(tmp_path):
     steps = ["--data", "synthetic", "--steps", "100000", "--eval-every", "5"]
     command = [*PYTHON, "train", "plain-8", *steps, "--out", str(tmp_path / "own")]
     checkpoint = tmp_path / "own" / "plain-8" / "seed-0" / "checkpoint.safetensors"
@@ -85,9 +103,9 @@ def test_a_signal_leaves_a_run_that_goes_on(tmp_path, stop, code):
     deadline = time.monotonic() + 300
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(process.pid, stop)
+    os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
+    assert process.returncode == 130
     assert "a run goes on from its last checkpoint" in errors and "Traceback" not in errors
     done = load_runs(tmp_path, "own").step.max()
     again = subprocess.run([*command, "--time-limit", "0"], capture_output=True, text=True, timeout=300, check=True)

@@ -8,6 +8,7 @@ from torch.utils.data import Subset
 from torchvision.ops import box_iou
 
 from helpers.detection import (
+    RegionPooling,
     evaluate_detector,
     faster_rcnn,
     freeze_norms,
@@ -124,6 +125,39 @@ def test_three_hundred_proposals_at_most():
     assert tiny_detector().rpn._post_nms_top_n["testing"] == 300
 
 
+def test_a_region_is_pooled_from_where_it_lies():
+    columns = torch.arange(6.0).expand(1, 1, 4, 6).contiguous()
+    assert RegionPooling(1)({"0": columns}, [torch.tensor([[32.0, 0, 36, 63]])], []).item() == 2
+
+
+class Listening(nn.Module):
+    """A detector that keeps what it is to find; its loss is its only weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = nn.Parameter(torch.ones(())), []
+
+    def forward(self, images, targets):
+        self.seen += targets
+        return {"loss": self.weight}
+
+
+def test_difficult_objects_are_left_out_and_the_rate_falls_after_three_quarters():
+    target = {"boxes": torch.zeros(2, 4), "labels": torch.tensor([1, 2]), "iscrowd": torch.tensor([0, 1])}
+    detector = Listening()
+    list(train_detector(detector, [(torch.zeros(3, 8, 8), target)], steps=4, batch_size=1, lr=0.01))
+    assert [seen["labels"].tolist() for seen in detector.seen] == [[1]] * 4
+    moved = 0.01 * (1 + 1.9 + 2.71 + 0.1 * 3.439)  # the sums of velocities, the last at a tenth of the rate
+    assert detector.weight.item() == pytest.approx(1 - moved, abs=1e-4)
+
+
+def test_what_voc_calls_difficult_is_read(tmp_path):
+    draw_voc(tmp_path, {"trainval": 1})
+    [path] = (tmp_path / "VOCdevkit/VOC2007/Annotations").glob("*.xml")
+    path.write_text(path.read_text().replace("<difficult>0<", "<difficult>1<", 1))
+    assert load_voc(tmp_path, "trainval", NAMES)[0][1]["iscrowd"].tolist()[0] == 1
+
+
 class Telling(nn.Module):
     """A detector that puts out the truth, changed."""
 
@@ -142,8 +176,8 @@ def certain(target):
 def test_the_truth_scores_a_hundred_and_nothing_scores_nothing(root):
     dataset = load_voc(root, "test", NAMES)
     assert set(evaluate_detector(Telling(dataset, certain), dataset).values()) == {100.0}
-    wrong = {"labels": lambda t: certain(t) | {"labels": t["labels"] % 3 + 1}, "boxes": lambda t: certain(t)}
-    assert evaluate_detector(Telling(dataset, wrong["labels"]), dataset)["mAP@.5"] < 50
+    misnamed = Telling(dataset, lambda t: certain(t) | {"labels": t["labels"] % 3 + 1})
+    assert evaluate_detector(misnamed, dataset)["mAP@.5"] < 50
     shifted = Telling(dataset, lambda t: certain(t) | {"boxes": t["boxes"] + 6})
     found = evaluate_detector(shifted, dataset)
     assert found["mAP@[.5,.95]"] < found["mAP@.5"], "a shifted box fails at high thresholds"

@@ -65,7 +65,7 @@ def wrong_bytes(handler, wanted):
 
 
 def slow(handler, wanted):
-    threading.Event().wait(1.0)
+    threading.Event().wait(4)
     whole(handler, wanted)
 
 
@@ -118,10 +118,16 @@ def test_a_whole_or_overlong_part_is_judged_by_its_sum(serve, tmp_path, length):
     assert fetch(urls, tmp_path / "a", CONTENT_MD5).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("behave", [wrong_bytes, slow, missing])
-def test_the_next_mirror_is_tried(serve, tmp_path, behave):
+@pytest.mark.parametrize(("behave", "timeout"), [(wrong_bytes, 30), (slow, 2), (missing, 30)])
+def test_the_next_mirror_is_tried(serve, tmp_path, behave, timeout):
     urls = serve(CONTENT, behave).url, serve(CONTENT, whole).url
-    assert fetch(urls, tmp_path / "a", CONTENT_MD5, tries=1, timeout=0.3).read_bytes() == CONTENT
+    assert fetch(urls, tmp_path / "a", CONTENT_MD5, tries=1, timeout=timeout).read_bytes() == CONTENT
+
+
+def test_a_full_disk_is_not_blamed_on_the_network(serve, tmp_path):
+    (tmp_path / "a.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        fetch((serve(CONTENT, whole).url,), tmp_path / "a", CONTENT_MD5)
 
 
 def test_wrong_bytes_everywhere_leave_nothing_behind(serve, tmp_path):

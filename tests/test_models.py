@@ -189,6 +189,7 @@ def test_initialisation_is_he_normal_by_fan_in():
 
 
 def test_initialisation_by_fan_out_is_torchvisions():
+    torch.manual_seed(0)
     network = ResNet(imagenet_spec(18))
     initialise(network, "fan out")
     theirs = torchvision.models.resnet18()

@@ -1,15 +1,7 @@
-import pytest
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 
 from helpers.pictures import plot_boxes, plot_pictures
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 def test_pictures_stand_in_rows_under_their_titles_with_a_stamp():

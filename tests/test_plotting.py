@@ -28,12 +28,6 @@ from helpers.plotting import (
 MARKS = {"train_error": "--", "test_error": "-"}
 
 
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
-
-
 def rows(kind, depth, seed, shortcut="A", **changes):
     """Three rows of metrics of one run, as `load_runs` gives them."""
     return [

@@ -1,10 +1,14 @@
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,10 +17,12 @@ import torch
 from filelock import FileLock
 
 from helpers import runs
+from helpers.analysis import gradient_norms, layer_responses
 from helpers.checkpoint import CheckpointError, load
 from helpers.config import Schedule
-from helpers.data import Data, mean_image
-from helpers.experiments import SUITES, UnknownName, experiment, select, suite
+from helpers.data import Data, mean_image, normalise
+from helpers.experiments import EXPERIMENTS, SUITES, UnknownName, select, suite
+from helpers.records import read_about, run_folders
 from helpers.runs import (
     RunError,
     load_network,
@@ -27,7 +33,7 @@ from helpers.runs import (
     record_suite,
 )
 from helpers.step import has_compiler
-from helpers.train import NotFinite, evaluate
+from helpers.train import NotFinite, evaluate, start
 
 CLOCKS = ["seconds", "images_per_second"]
 
@@ -70,6 +76,20 @@ def test_the_network_can_be_loaded_and_has_the_error_recorded(tmp_path, tiny_con
     stored = safetensors.torch.load_file(folder / "weights.safetensors")
     assert {tensor.dtype for tensor in stored.values() if tensor.ndim > 1} == {torch.half if half else torch.float32}
     assert not any(tensor.dtype == torch.half for tensor in stored.values() if tensor.ndim < 2), "1e5 would be infinite"
+
+
+def test_responses_and_gradients_are_those_of_the_recorded_network(tmp_path, tiny_config, tiny_data):
+    folder = record("tiny", tiny_config, tmp_path, data=tiny_data)
+    network, mean = load_network(folder), mean_image(tiny_data.train)
+    assert not network.training
+    found = pd.read_csv(folder / "responses.csv", index_col="layer")["std"]
+    expected = layer_responses(network, normalise(tiny_data.test.images, mean))
+    assert found.to_dict() == pytest.approx(expected.to_dict(), rel=1e-4)
+    table = pd.read_csv(folder / "gradients.csv")
+    for step, net in ((0, start(tiny_config).network), (60, network)):
+        norms = gradient_norms(net, normalise(tiny_data.train.images, mean), tiny_data.train.labels)
+        recorded = table[table.step == step].set_index("layer")["norm"]
+        assert recorded.to_dict() == pytest.approx(norms.to_dict(), rel=1e-3)
 
 
 def recording(directory, config, data):
@@ -263,13 +283,21 @@ def test_of_runs_recorded_at_once_a_fault_of_the_program_starts_nothing_more(tmp
     assert set(begun) <= {"a", "b"}
 
 
-def test_a_suite_hands_its_time_down_and_ends_with_the_run_that_it_stopped(tmp_path, tiny_config, monkeypatch):
+def test_a_suite_ends_with_the_run_that_its_time_stopped(tmp_path, tiny_config, monkeypatch):
     chosen = [runs.Run(name, tiny_config) for name in ("a", "b")]
     asked = []
     monkeypatch.setattr(runs, "record", lambda name, config, directory, left, data, **_: asked.append((name, left)))
     record_suite(chosen, tmp_path, None, time_limit=600)
     assert [name for name, _ in asked] == ["a"], "a came back unfinished, so the time is up"
-    assert 590 < asked[0][1] <= 600
+
+
+def test_a_suite_hands_down_what_is_left_of_its_time(tmp_path, tiny_config, monkeypatch):
+    clock, asked = itertools.count(step=100), []
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(runs, "record", lambda name, config, directory, left, data, **_: asked.append((name, left)))
+    monkeypatch.setattr(runs, "progress", lambda run, _: "done" if run.name in dict(asked) else "missing")
+    record_suite([runs.Run(name, tiny_config) for name in "abcd"], tmp_path, None, time_limit=250)
+    assert asked == [("a", 150), ("b", 50)]
 
 
 def test_a_run_that_diverges_does_not_stop_its_suite(tmp_path, tiny_config, tiny_data):
@@ -314,16 +342,30 @@ def test_a_run_recorded_before_a_field_was_added_is_still_that_run(tmp_path, tin
 
 
 def test_an_interrupted_suite_begins_no_further_run(tmp_path, tiny_config, monkeypatch):
-    begun, ended = [], []
+    begun, ended, submitted, told = [], [], threading.Event(), threading.Event()
+
+    class Told(threading.Event):
+        def set(self):
+            super().set()
+            told.set()
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, function, run):
+            future = super().submit(function, run)
+            if run.name == "net-5":
+                submitted.set()
+            return future
 
     def interrupt(name, *_, **__):
         begun.append(name)
-        time.sleep(0.5)
         if name == "net-0":
+            submitted.wait(10)
             os.kill(os.getpid(), signal.SIGINT)  # as JupyterLab's stop button
-        time.sleep(0.5)
+        told.wait(10)
         ended.append(name)
 
+    monkeypatch.setattr(runs, "threading", SimpleNamespace(Event=Told))
+    monkeypatch.setattr(runs, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr(runs, "record", interrupt)
     monkeypatch.setattr(runs, "progress", lambda run, _: "done" if run.name in ended else "missing")
     with pytest.raises(KeyboardInterrupt):
@@ -331,15 +373,29 @@ def test_an_interrupted_suite_begins_no_further_run(tmp_path, tiny_config, monke
     assert set(begun) <= {"net-0", "net-1"}
 
 
-def test_what_is_committed_is_what_its_suite_asks_for():
+def test_what_is_recorded_is_what_its_suite_asks_for():
     """The recorded files are older than some fields of a configuration."""
+    for folder in run_folders():
+        about = read_about(folder)
+        asked = {(run.name, run.config.seed): run.config.as_dict() for run in SUITES[folder.parts[-3]].runs}
+        assert about["config"] == asked[about["name"], about["seed"]], folder
     states = {progress(run, runs.ROOT / "data" / "runs" / "quick") for run in SUITES["quick"].runs}
     assert states == {"done"}
 
 
-def test_the_source_is_this_checkouts_commit(monkeypatch):
+def test_the_source_is_the_checkouts_commit_and_says_whether_code_differs(tmp_path, monkeypatch):
     source = runs.source_commit.__wrapped__
-    assert source() is None or source()[:40] == runs.git("rev-parse", "HEAD")
+    monkeypatch.delenv("SOURCE_COMMIT", raising=False)
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("1")
+    runs.git("init", "--quiet")
+    runs.git("add", "src")
+    runs.git("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "commit", "--quiet", "-m", "a")
+    (tmp_path / "notes").write_text("no code")
+    assert source() == runs.git("rev-parse", "HEAD")
+    (tmp_path / "src" / "a.py").write_text("2")
+    assert source() == runs.git("rev-parse", "HEAD") + "+"
     monkeypatch.setenv("SOURCE_COMMIT", "abc")
     assert source() == "abc"
     monkeypatch.delenv("SOURCE_COMMIT")
@@ -354,10 +410,6 @@ def test_suites_are_chosen_from_by_name_and_seed():
     assert len(select(paper, seeds=[0])) == 11
     with pytest.raises(UnknownName, match="resnet-110"):
         select(paper, only=["resnet-111"])
-    with pytest.raises(UnknownName, match="did you mean quick"):
-        suite("quik")
-    with pytest.raises(UnknownName, match=r"did you mean .*plain-20"):
-        experiment("plain-21")
 
 
 def test_every_run_of_a_suite_has_a_folder_of_its_own():
@@ -367,5 +419,5 @@ def test_every_run_of_a_suite_has_a_folder_of_its_own():
 
 
 def test_only_nets_of_110_layers_and_more_are_warmed_up():
-    gated = {run.name for run in suite("paper").runs if run.config.schedule.warmup_lr is not None}
-    assert gated == {"plain-110", "resnet-110", "resnet-1202"}
+    gated = {name for name, config in EXPERIMENTS.items() if config.schedule.warmup_lr is not None}
+    assert gated == {"plain-110", "resnet-110", "resnet-110-preactivation", "resnet-1202"}

@@ -283,7 +283,7 @@ def test_nesterovs_correction_is_torchs(tiny_config, tiny_data):
     assert first_losses(config, tiny_data, 3) == pytest.approx([loss.item() for loss in losses], rel=1e-4)
 
 
-def test_channels_can_be_standardised_for_training_and_evaluation(tiny_config, tiny_data):
+def test_channels_can_be_standardised_for_training_and_evaluation(tiny_config, tiny_data, monkeypatch):
     config = dataclasses.replace(tiny_config, channel_statistics=True)
     state = start(config)
     row = next(train(state, *tiny_data[1:3]))
@@ -291,6 +291,14 @@ def test_channels_can_be_standardised_for_training_and_evaluation(tiny_config, t
     with torch.no_grad():
         logits = state.network.eval()((tiny_data.test.images / 255 - mean) / std)
     assert row["test_loss"] == pytest.approx(float(F.cross_entropy(logits, tiny_data.test.labels)), rel=1e-4)
+    seen = []
+    monkeypatch.setattr("helpers.train.advance", lambda state, step, images, *_: seen.append(images))
+    plan = next(make_plans(config, 60, 0))
+    place, take_step = prepare(start(config), tiny_data.train, plan)
+    place(plan)
+    take_step()
+    images, _ = next(batches(tiny_data.train, 16, seed=0, mean=mean))
+    torch.testing.assert_close(seen[0], images / std)
 
 
 def test_a_saved_state_goes_on_as_the_uninterrupted_run(tmp_path, tiny_config, tiny_data):
