@@ -132,7 +132,7 @@ def without_difficult(target: dict[str, Tensor]) -> dict[str, Tensor]:
 def evaluate_detector(detector: FasterRCNN, dataset: Dataset) -> dict[str, float]:
     """Mean average precision in percent: at VOC 2007's eleven recalls (Table 7), and as COCO defines it (Table 8).
 
-    By COCO's code, which compares a detection with objects that are not yet found; VOC's compares it with the nearest.
+    By COCO's code, which compares a detection with objects that are not yet found; VOC's, with the one overlapped most.
     """
     metrics = {
         "voc07": MeanAveragePrecision(iou_thresholds=[0.5], rec_thresholds=[k / 10 for k in range(11)]),
