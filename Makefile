@@ -13,8 +13,8 @@ course: .venv/course
 	@echo "The executed notebooks are in build/notebooks; 'make lab' opens the course in JupyterLab."
 
 test: .venv/dev
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest --ignore tests/test_gpu.py
 	$(BIN)/python -m pytest tests/test_gpu.py
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest --ignore tests/test_gpu.py
 
 lab: .venv/course
 	cd notebooks && ../$(BIN)/jupyter lab 00_start_here.ipynb
