@@ -4,6 +4,7 @@
 """
 
 from helpers.checks.cifar_networks import check_build, check_count, check_draw
+from helpers.checks.claims import check_verdict
 from helpers.checks.degradation import check_judge, check_make_identity, check_match_batch
 from helpers.checks.detection import check_average_precision, check_freeze, check_iou
 from helpers.checks.imagenet_networks import check_convolution_cost, check_ten_crop_scores, check_ten_crops
@@ -50,6 +51,7 @@ __all__ = [
     "check_ten_crop_scores",
     "check_ten_crops",
     "check_variances",
+    "check_verdict",
     "check_view",
     "check_weakened",
     "reveal",
