@@ -91,7 +91,7 @@ def make_run(name: str, device: str, data: Data, seed: int = 0, **changes):
     config = dataclasses.replace(EXPERIMENTS[name], seed=seed, eval_every=500)
     path = dataclasses.replace(choose_path(examine(device)), **changes)
     state = start(config, path=path)
-    split = data.train._replace(images=data.train.images.to(device), labels=data.train.labels.to(device))
+    split = data.train.to(device)
     plan = next(make_plans(config, len(split.labels), 0))
     place, take_step = prepare(state, split, plan)
     place(plan)

@@ -266,7 +266,7 @@ def test_a_path_that_this_machine_lacks_is_refused(tiny, begun):
     state.path = dataclasses.replace(state.path, threads=10_000)
     save(state, begun / runs.CHECKPOINT)
     before = snapshot(begun)
-    reason = "the run was begun on 10000 CPU threads and this machine has .*"
+    reason = "the run is one on 10000 CPU threads and this machine has .*"
     told = f"begun/tiny/seed-0 cannot go on here: {reason}; go on there or choose another folder"
     assert_told(tiny(begun.parents[1]), 1, told)
     assert snapshot(begun) == before

@@ -19,7 +19,6 @@ from helpers.models import (
     cifar_spec,
     count_parameters,
     imagenet_spec,
-    initialise,
     split_norms,
 )
 from helpers.paper import load_table
@@ -190,19 +189,26 @@ def test_initialisation_is_he_normal_by_fan_in():
 
 def test_initialisation_by_fan_out_is_torchvisions():
     torch.manual_seed(0)
-    network = ResNet(imagenet_spec(18))
-    initialise(network, "fan out")
+    network = ResNet(imagenet_spec(18), "fan out")
     theirs = torchvision.models.resnet18()
     for ours, layer in ((network.stem[0], theirs.conv1), (network.blocks[2].conv1, theirs.layer2[0].conv1)):
         assert ours.weight.std().item() == pytest.approx(layer.weight.std().item(), rel=0.03)
 
 
 def test_blocks_with_a_last_norm_of_zero_begin_as_their_shortcuts():
-    network = ResNet(Spec((2,), (8,)))
-    initialise(network, "zero last")
+    network = ResNet(Spec((2,), (8,)), "zero last")
     images = torch.randn(4, 3, 8, 8)
     stem = network.stem(images)
     torch.testing.assert_close(network.blocks(stem), stem)
+
+
+def test_another_initialisation_draws_the_same_numbers():
+    """So that what is compared, seed by seed, differs in nothing else."""
+    usual, zero, out = (seeded(Spec((1,), (8,)), how).state_dict() for how in ("fan in", "zero last", "fan out"))
+    differing = [name for name in usual if not torch.equal(usual[name], zero[name])]
+    assert differing == ["blocks.0.bn2.weight"]
+    stem = usual["stem.0.weight"] * (3 / 8) ** 0.5  # a fan-in of 3 channels, a fan-out of 8
+    torch.testing.assert_close(out["stem.0.weight"], stem)
 
 
 def test_a_split_norm_is_one_norm_for_each_part():
@@ -225,9 +231,9 @@ def test_a_plain_net_of_one_layer_blocks_is_the_plain_net():
     assert config.spec.depth == 56 and torch.equal(first, second)
 
 
-def seeded(spec):
+def seeded(spec, initialisation="fan in"):
     torch.manual_seed(0)
-    return ResNet(spec)
+    return ResNet(spec, initialisation)
 
 
 @pytest.mark.parametrize(("depth", "near"), [(21, "20 and 26"), (19, "14 and 20"), (2, "8 and 14"), (-4, "8 and 14")])

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from helpers.analysis import count_cost
 from helpers.experiments import Run, experiment, suite
 from helpers.models import cifar_spec
 from helpers.outlook import in_words, nearest, outlook, paces, record_missing
-from helpers.step import Path
+from helpers.step import StepPath
 
 HERE = "Some CPU"
 
@@ -20,7 +21,7 @@ def machine(monkeypatch):
     """A machine without a GPU, whose path is `CPU`."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(module, "device_name", lambda device: HERE)
-    monkeypatch.setattr(module, "choose_path", lambda *asked: Path(**{"graph": False, **CPU}))
+    monkeypatch.setattr(module, "choose_path", lambda *asked: StepPath(**{"graph": False, **CPU}))
 
 
 def tell(runs, tmp_path, suite="paper", **how):
@@ -114,7 +115,7 @@ def test_what_ran_elsewhere_or_otherwise_tells_nothing(tmp_path, path, devices):
     assert lines == ["plain-20 seed 0: missing   unknown", "resnet-56 seed 0: missing  unknown"]
     assert said == (
         "How long the unknown ones take cannot be said: no run is recorded on Some CPU, bfloat16, CPU threads: 2. "
-        "Recording for two minutes would tell: --time-limit 120 in place of --list."
+        "Recording for two minutes would tell: `python -m helpers suite NAME --time-limit 120`."
     )
 
 
@@ -123,12 +124,23 @@ def test_compiling_matters_on_a_gpu_alone(tmp_path, monkeypatch):
     assert "as quick/plain-20" in tell([experiment("plain-20")], tmp_path)[0][0]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(module, "examine", lambda kind: kind)
-    monkeypatch.setattr(module, "choose_path", lambda *asked: Path(**{"graph": True, **GPU}))
+    monkeypatch.setattr(module, "choose_path", lambda *asked: StepPath(**{"graph": True, **GPU}))
     write_run(tmp_path, "quick", "plain-20", 0, {**GPU, "compiled": False, "threads": 64})
     (line,), said = tell([experiment("plain-20")], tmp_path)
     assert "unknown" in line and "no run is recorded on Some CPU, bfloat16, compiled." in said
     write_run(tmp_path, "quick", "plain-20", 0, {**GPU, "threads": 64})
     assert "as quick/plain-20" in tell([experiment("plain-20")], tmp_path)[0][0]
+
+
+def test_runs_recorded_at_once_share_the_device(tmp_path):
+    """Four at once: each is four times as slow as the device."""
+    write_run(tmp_path, "quick", "plain-20")
+    about = tmp_path / "quick" / "plain-20" / "seed-0" / "run.json"
+    alone = tell([experiment("plain-20")], tmp_path)[0][0]
+    contents = json.loads(about.read_text())
+    about.write_text(json.dumps(contents | {"stretches": [s | {"at_once": 4} for s in contents["stretches"]]}))
+    (line,), _ = tell([experiment("plain-20")], tmp_path)
+    assert "~5.3 h" in alone and "~1.3 h" in line
 
 
 def test_a_run_goes_on_where_it_was_begun(tmp_path):

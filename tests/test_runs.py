@@ -262,10 +262,11 @@ def test_runs_that_cannot_be_done_are_told_at_once_and_stop_no_other(tmp_path, t
     chosen = [runs.Run(name, tiny_config) for name in "abcd"]
     for name in "ac":
         record(name, dataclasses.replace(tiny_config, momentum=0.5), tmp_path, data=tiny_data)
-    with pytest.raises(RunError, match=r"a seed 0: .* holds another run .*; c seed 0: .* holds another run"):
+    (tmp_path / "c" / "seed-0" / "run.json").write_text("{")
+    with pytest.raises(RunError, match=r"a seed 0: .* holds another run .*; c seed 0: .*run.json is damaged"):
         record_suite(chosen, tmp_path, tiny_data, jobs=jobs)
     printed = capsys.readouterr().out.splitlines()
-    told = [number for number, line in enumerate(printed) if "holds another run" in line]
+    told = [number for number, line in enumerate(printed) if "holds another run" in line or "is damaged" in line]
     assert len(told) == 2 and told[-1] < len(printed) - 1, "before the last line on d"
     assert [progress(run, tmp_path) for run in chosen if run.name in "bd"] == ["done"] * 2
 

@@ -283,6 +283,31 @@ def test_nesterovs_correction_is_torchs(tiny_config, tiny_data):
     assert first_losses(config, tiny_data, 3) == pytest.approx([loss.item() for loss in losses], rel=1e-4)
 
 
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=COMPILER)])
+def test_an_interval_that_was_broken_off_is_finished(tiny_config, tiny_data, monkeypatch, compiled):
+    """As by ■ in JupyterLab, where the state lives on: the same images at the same rates, none twice."""
+    config = dataclasses.replace(tiny_config, compiled=compiled)
+    whole, state, taken = start(config), start(config), itertools.count(1)
+    rows, real = list(train(whole, *tiny_data[1:3])), advance
+
+    def interrupted(*arguments):
+        if next(taken) == 25:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr("helpers.train.advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(train(state, *tiny_data[1:3]))
+    assert state.step == 24
+    later = list(train(state, *tiny_data[1:3]))
+    assert [row["step"] for row in later] == [30, 40, 50, 60]
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(tensor, state.tensors()[name]), name
+    for row, expected in zip(later[1:], rows[3:], strict=True):
+        assert row["train_loss"] == expected["train_loss"] and row["train_error"] == expected["train_error"]
+    assert 0 <= later[0]["train_error"] <= 100
+
+
 def test_channels_can_be_standardised_for_training_and_evaluation(tiny_config, tiny_data, monkeypatch):
     config = dataclasses.replace(tiny_config, channel_statistics=True)
     state = start(config)

@@ -1,6 +1,7 @@
 """What a network does to signals, and what it costs: responses (Fig. 7), gradients, lesions, Table 1's counts."""
 
 import copy
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -155,7 +156,7 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 def without_block(network: ResNet, index: int) -> ResNet:
     """A copy in which one block does nothing but pass its input on (Veit et al. 2016).
 
-    What is left of it is its shortcut; of a plain block, that of option A.
+    What is left of it is its shortcut; of a plain block, which has two layers or one, that of option A.
     """
     network = copy.deepcopy(network)
     block, left = network.blocks[index], network.blocks[index].shortcut
@@ -165,6 +166,7 @@ def without_block(network: ResNet, index: int) -> ResNet:
     return network
 
 
+@functools.cache
 def count_cost(spec: Spec) -> dict[str, int]:
     """Parameters, and multiply-adds of one image, of side 32 or 224 by the stem, without building weights."""
     size = 32 if spec.stem == "cifar" else 224

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from helpers.config import Config
-from helpers.step import Path as StepPath
+from helpers.step import StepPath
 from helpers.train import State, start
 
 
@@ -49,7 +49,10 @@ def write(path: Path, content: bytes) -> None:
 
 
 def load(path: str | Path) -> State:
-    """The state that `save` wrote. Raises CheckpointError if the file is damaged or not a checkpoint."""
+    """The state that `save` wrote.
+
+    Raises CheckpointError if the file is damaged or not a checkpoint, PathError if this machine cannot go on with it.
+    """
     Path(path).open("rb").close()  # what cannot be read at all is an OSError: nothing is to be deleted for it
     try:
         with safe_open(path, "pt") as file:

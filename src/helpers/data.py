@@ -24,7 +24,7 @@ MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/" + ARCHIVE,
 )
 PADDING = 4
-Padding = Literal["zeros", "black", "reflect"]  # zeros after the mean is subtracted, zeros before, the image's own edge
+Padding = Literal["zeros", "black", "reflect"]  # zeros once the mean is subtracted, zeros before, the mirrored image
 Sampling = Literal["epochs", "replacement", "drop last"]  # "drop last": an epoch's last partial batch is left out
 
 
@@ -105,10 +105,10 @@ def synthetic(train: int = 5000, test: int = 1000, seed: int = 0) -> tuple[Split
     much worse than a small convolutional net.
     """
     generator = torch.Generator().manual_seed(seed)
-    return draw(train, generator), draw(test, generator)
+    return paint(train, generator), paint(test, generator)
 
 
-def draw(count: int, generator: torch.Generator) -> Split:
+def paint(count: int, generator: torch.Generator) -> Split:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator)
 

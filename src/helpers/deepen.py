@@ -20,7 +20,8 @@ def deepen(network: ResNet, spec: Spec) -> ResNet:
     if fewer or spec.widths != old.widths or replace(spec, blocks=old.blocks) != old:
         raise ValueError(f"{spec} is not {old} with more blocks: only the numbers of blocks may differ, and only grow")
     deeper, blocks, position = ResNet(spec), iter(network.blocks), 0
-    deeper.stem, deeper.fc = copy.deepcopy(network.stem), copy.deepcopy(network.fc)
+    for part in ("stem", "end", "fc"):
+        setattr(deeper, part, copy.deepcopy(getattr(network, part)))
     for had, count in zip(old.blocks, spec.blocks, strict=True):
         for index in range(count):
             if index < had:

@@ -79,13 +79,14 @@ EXPERIMENTS: dict[str, Config] = {
 
 def near(name: str, known, what: str) -> UnknownName:
     """The error for an unknown `name`, with the names most like it: of its family, those of the nearest depth."""
-    hint, close = "", difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)
+    hint, close = "", difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     if numbered := re.fullmatch(r"(plain|resnet)-(\d+)", name):
         family, depth = numbered[1], int(numbered[2])
         hint = "" if depth % 6 == 2 else " Networks have 6n+2 layers."
         depths = [int(other[1]) for k in known if (other := re.fullmatch(rf"{family}-(\d+)", k))]
         close = [f"{family}-{d}" for d in sorted(depths, key=lambda d: abs(d - depth))[:2]] or close
-    return UnknownName(f"unknown {what} {name!r}: did you mean {' or '.join(close)}?{hint}")
+    meant = f"did you mean {' or '.join(close)}?{hint}" if close else f"there are {', '.join(known)}"
+    return UnknownName(f"unknown {what} {name!r}: {meant}")
 
 
 def experiment(name: str, seed: int = 0, steps: int | None = None, eval_every: int | None = None) -> Run:

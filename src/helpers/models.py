@@ -70,7 +70,7 @@ def imagenet_spec(depth: int, shortcut: Shortcut = "B") -> Spec:
     return Spec(
         IMAGENET_BLOCKS[depth],
         (64, 128, 256, 512),
-        depth >= 50,
+        bottleneck=depth >= 50,
         shortcut=shortcut,
         stem="imagenet",
         classes=1000,
@@ -121,8 +121,8 @@ def make_shortcut(option: Shortcut, in_channels: int, out_channels: int, stride:
 
 
 def add(y: Tensor, x: Tensor, shortcut: nn.Module | None) -> Tensor:
-    """relu(y + shortcut(x)): Eq. 1 and 2 with their second non-linearity; relu(y) in a plain net."""
-    return F.relu(y if shortcut is None else y + shortcut(x))
+    """y + shortcut(x): Eq. 1 and 2; y alone in a plain net."""
+    return y if shortcut is None else y + shortcut(x)
 
 
 class BasicBlock(nn.Module):
@@ -139,7 +139,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return add(y, x, self.shortcut)
+        return F.relu(add(y, x, self.shortcut))
 
 
 class SingleBlock(nn.Module):
@@ -152,7 +152,7 @@ class SingleBlock(nn.Module):
         self.shortcut = make_shortcut(shortcut, in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return add(self.bn1(self.conv1(x)), x, self.shortcut)
+        return F.relu(add(self.bn1(self.conv1(x)), x, self.shortcut))
 
 
 class PreactivationBlock(nn.Module):
@@ -172,7 +172,7 @@ class PreactivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(self.front(x))
         y = self.conv2(F.relu(self.bn1(y)))
-        return y if self.shortcut is None else y + self.shortcut(x)
+        return add(y, x, self.shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -200,7 +200,7 @@ class Bottleneck(nn.Module):
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return add(y, x, self.shortcut)
+        return F.relu(add(y, x, self.shortcut))
 
 
 def make_stem(kind: str, width: int) -> nn.Sequential:
@@ -211,15 +211,13 @@ def make_stem(kind: str, width: int) -> nn.Sequential:
     return nn.Sequential(conv(3, width, 7, 2), nn.BatchNorm2d(width), nn.ReLU(), pool)
 
 
-def make_block(spec: Spec, in_channels: int, width: int, stride: int, first: bool) -> nn.Module:
-    """A block as `spec` has it; `first`: the one behind the stem."""
+def make_block(spec: Spec, in_channels: int, width: int, stride: int) -> nn.Module:
+    """A block as `spec` has it."""
     if spec.bottleneck:
         block = Bottleneck(in_channels, width, stride, spec.shortcut, spec.stride_on_3x3)
     else:
         form = PreactivationBlock if spec.preactivation else SingleBlock if spec.single else BasicBlock
         block = form(in_channels, width, stride, spec.shortcut)
-    if spec.preactivation and first:
-        block.front = nn.Identity()  # the stem's BN and ReLU serve both paths (arXiv:1603.05027, appendix)
     if spec.strength != 1 and block.shortcut is not None:
         block.shortcut = nn.Sequential(block.shortcut, Scale(spec.strength))
     return block
@@ -228,7 +226,7 @@ def make_block(spec: Spec, in_channels: int, width: int, stride: int, first: boo
 class ResNet(nn.Module):
     """The network of a `Spec`, freshly initialised: images (n, 3, h, w) -> logits (n, classes)."""
 
-    def __init__(self, spec: Spec):
+    def __init__(self, spec: Spec, initialisation: Initialisation = "fan in"):
         super().__init__()
         self.spec = spec
         channels = spec.widths[0]
@@ -237,12 +235,13 @@ class ResNet(nn.Module):
         for stage, (count, width) in enumerate(zip(spec.blocks, spec.widths, strict=True)):
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
-                block = make_block(spec, channels, width, stride, first=not self.blocks)
+                self.blocks.append(make_block(spec, channels, width, stride))
                 channels = width * (4 if spec.bottleneck else 1)
-                self.blocks.append(block)
+        if spec.preactivation:
+            self.blocks[0].front = nn.Identity()  # the stem's BN and ReLU serve both paths (arXiv:1603.05027, appendix)
         self.end = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU()) if spec.preactivation else nn.Identity()
         self.fc = nn.Linear(channels, spec.classes)
-        initialise(self)
+        initialise(self, initialisation)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.end(self.blocks(self.stem(images)))
@@ -256,12 +255,13 @@ def initialise(network: nn.Module, mode: Initialisation = "fan in") -> None:
     two layers begins as its shortcut.
     """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            out = mode == "fan out" and isinstance(module, nn.Conv2d)
-            nn.init.kaiming_normal_(module.weight, mode="fan_out" if out else "fan_in", nonlinearity="relu")
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Conv2d):
+            fan = "fan_out" if mode == "fan out" else "fan_in"
+            nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
-        if isinstance(module, BasicBlock) and mode == "zero last":
+        elif isinstance(module, BasicBlock) and mode == "zero last":
             nn.init.zeros_(module.bn2.weight)
 
 
@@ -282,11 +282,13 @@ class SplitNorm(nn.BatchNorm2d):
 
 
 def split_norms(network: nn.Module, parts: int) -> None:
-    """Let every batch normalisation of a new network work on `parts` of a batch, in place."""
+    """Let every batch normalisation of a network work on `parts` of a batch, in place."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm2d:
-                setattr(parent, name, SplitNorm(child.num_features, parts))
+                norm = SplitNorm(child.num_features, parts)
+                norm.load_state_dict(child.state_dict())
+                setattr(parent, name, norm)
 
 
 def count_parameters(network: nn.Module) -> int:

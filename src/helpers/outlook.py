@@ -1,7 +1,6 @@
 """How far runs have come, how long the rest would take on this machine, and recording it."""
 
 import dataclasses
-import functools
 import math
 import statistics
 import textwrap
@@ -29,7 +28,7 @@ class Pace(NamedTuple):
     source: str  # where it is recorded, in words
     site: str
     spec: Spec
-    rate: float  # training images per second of wall time, evaluations included
+    rate: float  # training images per second of wall time, evaluations included, of all runs that share the device
 
 
 def site(path: dict, device: str) -> str:
@@ -50,15 +49,15 @@ def paces(directory: Path, suite: str = "*") -> list[Pace]:
         rates = [config.batch_size * (b - a) / (end - begun) for (a, begun), (b, end) in pairwise(times) if end > begun]
         if len(devices) == 1 and rates:
             # kernels may be compiled in the first interval; the median, since a machine may be paused in others
-            rate = statistics.median(rates[1:] or rates)
+            rate = statistics.median(rates[1:] or rates) * about["stretches"][-1].get("at_once", 1)
             source = "/".join(folder.parts[-3:-1])
             found.append(Pace(about["name"], source, site(about["path"], devices.pop()), config.spec, rate))
     return found
 
 
-@functools.cache
-def multiply_adds(spec: Spec) -> int:
-    return count_cost(spec)["multiply_adds"]
+def relative_cost(a: Spec, b: Spec) -> float:
+    """Multiply-adds of `a` over those of `b`."""
+    return count_cost(a)["multiply_adds"] / count_cost(b)["multiply_adds"]
 
 
 def nearest(run: Run, known: list[Pace]) -> Pace:
@@ -66,9 +65,8 @@ def nearest(run: Run, known: list[Pace]) -> Pace:
     spec = run.config.spec
 
     def unlike(pace: Pace) -> tuple:
-        ratio = multiply_adds(pace.spec) / multiply_adds(spec)
         other_kind = (pace.spec.shortcut == "plain") != (spec.shortcut == "plain")
-        return pace.name != run.name, abs(math.log(ratio)), other_kind
+        return pace.name != run.name, abs(math.log(relative_cost(pace.spec, spec))), other_kind
 
     return min(known, key=unlike)
 
@@ -124,8 +122,8 @@ def outlook(
             lines.append(text)
         elif alike:
             pace = nearest(run, alike)
-            scale = multiply_adds(run.config.spec) / multiply_adds(pace.spec)
-            times.append(steps * run.config.batch_size / pace.rate * scale)
+            images = steps * run.config.batch_size
+            times.append(images / pace.rate * relative_cost(run.config.spec, pace.spec))
             how = "as" if pace.name == run.name else "scaled from"
             lines.append(f"{text:<{width}}  {'~' + in_words(times[-1]):>7}, {how} {pace.source}")
         else:
@@ -145,7 +143,7 @@ def conclude(times: list[float], unknown: set[str]) -> list[str]:
     if unknown:
         said.append(
             f"How long the unknown ones take cannot be said: no run is recorded on {' or on '.join(sorted(unknown))}. "
-            "Recording for two minutes would tell: --time-limit 120 in place of --list."
+            "Recording for two minutes would tell: `python -m helpers suite NAME --time-limit 120`."
         )
     return ["", *(line for text in said for line in textwrap.wrap(text, 80, break_on_hyphens=False))] if said else []
 

@@ -90,7 +90,8 @@ def load_runs(directory: str | Path = RUNS, suite: str = "*") -> pd.DataFrame:
     tables = []
     for folder in run_folders(directory, suite):
         about = read_about(folder)
-        tables.append(tabulate(folder.parent.parent.name, about, read_rows(folder)))
+        if rows := read_rows(folder):  # none yet in a run's first interval
+            tables.append(tabulate(folder.parent.parent.name, about, rows))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 

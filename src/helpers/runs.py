@@ -45,12 +45,14 @@ def record(
     time_limit: float | None = None,
     data: Data | None = None,
     half_weights: bool = False,
+    at_once: int = 1,
 ) -> Path:
     """Train to the end, by default on CIFAR-10, recording; return the run's folder `directory/name/seed-<k>`.
 
     Kill it at any moment and call it again: it goes on from the last evaluation and ends as the uninterrupted run
     would. A finished run is left as it is. With a `time_limit` in seconds it returns early, behind a checkpoint,
-    once another interval would not fit. Raises RunError if the folder holds another run or cannot be written, if
+    once another interval would not fit. `at_once`, how many runs share the device, is recorded, since it decides how
+    fast each is. Raises RunError if the folder holds another run or cannot be written, if
     another process is recording into it, or if this machine cannot go on with it; NotFinite, CheckpointError,
     PathError and, from CIFAR-10's files, DataError come from below.
     """
@@ -58,7 +60,7 @@ def record(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / "run.lock", timeout=0):
-            return record_locked(folder, name, config, data, time_limit, half_weights)
+            return record_locked(folder, name, config, data, time_limit, half_weights, at_once)
     except filelock.Timeout:
         raise RunError(f"another process is recording into {folder}: wait for it or choose another folder") from None
     except BrokenPipeError:  # of the reports, as in `| head`: nothing is wrong with the folder
@@ -71,7 +73,7 @@ def record(
         ) from error
 
 
-def record_locked(folder: Path, name, config: Config, data: Data, time_limit, half_weights) -> Path:
+def record_locked(folder: Path, name, config: Config, data: Data, time_limit, half_weights, at_once) -> Path:
     about = read_about(folder)
     if about:
         refuse_another(folder, about, config, data)
@@ -80,8 +82,8 @@ def record_locked(folder: Path, name, config: Config, data: Data, time_limit, ha
     begun = time.monotonic()
     state, rows = resume(folder, config)
     if about is None or state.step == 0:
-        about = describe(name, config, data, state)
-    about["stretches"].append({"from_step": state.step, **surroundings(state)})
+        about = describe(name, data, state)
+    about["stretches"].append({"from_step": state.step, "at_once": at_once, **surroundings(state.device)})
     write_about(folder, about)
     write_rows(folder, rows)
     train_split, test_split = divide(config, data.train, data.test)
@@ -152,12 +154,12 @@ def flat(values: dict, prefix: str = "") -> dict:
     return result
 
 
-def describe(name: str, config: Config, data: Data, state: State) -> dict:
+def describe(name: str, data: Data, state: State) -> dict:
     """The contents of `run.json` at the start."""
     return {
         "name": name,
-        "seed": config.seed,
-        "config": config.as_dict(),
+        "seed": state.config.seed,
+        "config": state.config.as_dict(),
         "data": {"name": data.name, "md5": data.md5},
         "path": dataclasses.asdict(state.path),
         "stretches": [],
@@ -165,13 +167,18 @@ def describe(name: str, config: Config, data: Data, state: State) -> dict:
     }
 
 
-def surroundings(state: State) -> dict:
+def live_table(name: str, data: Data, state: State, rows: list[dict]) -> pd.DataFrame:
+    """The rows that `train` gave of a run that is not recorded, as `load_runs` has those of recorded ones."""
+    return tabulate("live", describe(name, data, state) | {"finished": True}, rows)
+
+
+def surroundings(device: str) -> dict:
     """Where and with what one stretch of a run is computed."""
     return {
         "source": source_commit(),
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "torchvision", "numpy")},
-        "device": device_name(state.device),
+        "device": device_name(device),
     }
 
 
@@ -253,14 +260,17 @@ def append(path: Path, row: dict) -> None:
 def progress(run: Run, directory: str | Path) -> str:
     """How far a run has come, in words."""
     folder = Path(directory) / run.name / f"seed-{run.config.seed}"
-    about = read_about(folder)
+    try:
+        about = read_about(folder)
+        rows = read_rows(folder) if (folder / CHECKPOINT).exists() else []  # without one it starts over
+    except RunError as error:
+        return f"not done: {error}"
     if about is None:
         return "missing"
     if about["config"] != run.config.as_dict():
         return f"not done: another configuration is recorded in {folder}"
     if about["finished"]:
         return "done"
-    rows = read_rows(folder) if (folder / CHECKPOINT).exists() else []  # without one it starts over
     return f"begun, {rows[-1]['step'] if rows else 0:,} of {run.config.schedule.steps:,} steps"
 
 
@@ -287,7 +297,7 @@ def record_suite(
         if progress(run, directory) == "done" or ended.is_set() or (left is not None and left <= 0):
             return
         try:
-            record(run.name, run.config, directory, left, data, half_weights=half_weights)
+            record(run.name, run.config, directory, left, data, half_weights, at_once=jobs)
         except (NotFinite, RunError, CheckpointError, PathError) as error:
             failures.append(type(error)(f"{run.name} seed {run.config.seed}: {error}"))
             if len(runs) > 1:

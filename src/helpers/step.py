@@ -3,13 +3,14 @@
 A convolution spends its time in the vendor's kernels. What is left is memory traffic: batch normalisation, the
 addition and ReLU, each a pass over the activations. The fast path fuses the three, forward and backward, keeps
 activations in bfloat16 (weights, statistics, loss and optimiser stay in float32), and orders memory as the
-convolutions want it. `Path` says which of this a run uses; the plain path is the network's own forward.
+convolutions want it. `StepPath` says which of this a run uses; the plain path is the network's own forward.
 """
 
 import ctypes
 import functools
 import gc
 import importlib.util
+import operator
 import os
 import shutil
 import sys
@@ -37,10 +38,10 @@ class PathError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Path:
+class StepPath:
     """How steps are executed; chosen once a run and written to its `run.json`."""
 
-    device: str  # cpu, cuda or mps
+    device: str  # cpu or cuda
     precision: str  # "float32", or "bfloat16" for activations
     compiled: bool  # batch normalisation, addition and ReLU fused by torch.compile
     graph: bool  # a whole step captured once as a CUDA graph, then replayed: one launch instead of hundreds
@@ -79,10 +80,10 @@ def has_bfloat16(device: str) -> bool:
     if device == "cpu":
         tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(torch.cpu, test, bool)() for test in tests)  # private names: a PyTorch may lack them
-    return device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
+    return device == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
-def choose_path(device: Device, precision: str = "auto", compiled: bool | None = None, steps: int = 0) -> Path:
+def choose_path(device: Device, precision: str = "auto", compiled: bool | None = None, steps: int = 0) -> StepPath:
     """The path for a run of so many steps on `device`; "auto" and None leave the choice to its properties."""
     why = []
     if precision == "auto":
@@ -95,22 +96,22 @@ def choose_path(device: Device, precision: str = "auto", compiled: bool | None =
             why.append("no kernels can be compiled here")
         elif device.kind == "cpu":
             why.append("many steps repay compiling" if compiled else "on a CPU compiled only for many bfloat16 steps")
-    if device.kind == "mps":
-        why.append("on MPS this was never tried")
-    return Path(device.kind, precision, compiled, device.kind == "cuda", THREADS, ", ".join(why) or "as configured")
+    kind = device.kind
+    if kind == "mps":
+        kind = "cpu"
+        why.append("on the CPU, since MPS lacks the float64 that sums are in")
+    return StepPath(kind, precision, compiled, kind == "cuda", THREADS, ", ".join(why) or "as configured")
 
 
-def take_path(path: Path) -> None:
+def take_path(path: StepPath) -> None:
     """Make this process follow `path`. Raises PathError, with the reason, where it cannot."""
     if path.device == "cuda" and not torch.cuda.is_available():
-        raise PathError("the run was begun on a GPU and this machine has none")
-    if path.device == "mps" and not torch.backends.mps.is_available():
-        raise PathError("the run was begun on MPS and this machine has none")
+        raise PathError("the run is one on a GPU and this machine has none")
     if path.compiled and not has_compiler(path.device):
-        raise PathError("the run was begun with compiled kernels and this machine has no compiler")
+        raise PathError("the run is one with compiled kernels and this machine has no compiler")
     if path.device == "cpu":
         if path.threads > (os.cpu_count() or 1):
-            raise PathError(f"the run was begun on {path.threads} CPU threads and this machine has {os.cpu_count()}")
+            raise PathError(f"the run is one on {path.threads} CPU threads and this machine has {os.cpu_count()}")
         torch.set_num_threads(path.threads)
         keep_freed_memory()
     if path.compiled:
@@ -131,7 +132,7 @@ def keep_freed_memory() -> None:
             library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def make_step(network: nn.Module, optimiser: torch.optim.Optimizer, path: Path) -> Step:
+def make_step(network: nn.Module, optimiser: torch.optim.Optimizer, path: StepPath) -> Step:
     """A function of one batch, images (n, 3, h, w) and labels (n,), that takes one step of SGD (Sec. 3.4).
 
     It returns, on the device and without waiting for it, the batch's mean loss in nats and its number of errors.
@@ -216,7 +217,7 @@ def fuse(network: nn.Module) -> fx.GraphModule:
             continue
         last, added = next(iter(node.users)), None
         chain = [node]
-        if getattr(last.target, "__name__", "") == "add" and last.args[0] is node and len(last.users) == 1:
+        if last.target is operator.add and last.args[0] is node and len(last.users) == 1:
             added = last.args[1]
             chain.append(last)
             last = next(iter(last.users))

@@ -25,9 +25,8 @@ from helpers.data import (
     mean_image,
     normalise,
 )
-from helpers.models import ResNet, initialise, split_norms
-from helpers.step import ALONE, capture, choose_path, compiled, examine, make_step, take_path
-from helpers.step import Path as StepPath
+from helpers.models import ResNet, split_norms
+from helpers.step import ALONE, StepPath, capture, choose_path, compiled, examine, make_step, take_path
 
 GATE_WINDOW = 100  # steps whose mean training error the warm-up's gate looks at
 
@@ -80,12 +79,9 @@ def start(config: Config, device: str | None = None, path: StepPath | None = Non
     take_path(path)
     with ALONE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = ResNet(config.spec)
-        if config.norm_parts > 1:
-            split_norms(network, config.norm_parts)
-        if config.initialisation != "fan in":
-            torch.manual_seed(config.seed)
-            initialise(network, config.initialisation)
+        network = ResNet(config.spec, config.initialisation)
+    if config.norm_parts > 1:
+        split_norms(network, config.norm_parts)
     network.to(path.device, memory_format=torch.channels_last)
     optimiser = make_optimiser(network, config)
 
@@ -123,9 +119,11 @@ def train(state: State, train_split: Split, test_split: Split, progress: bool | 
     if plan is None:
         return
     place, take_step = prepare(state, train_split, plan)
+    state.loss.zero_()  # not zero where an interval was broken off: a row is about the steps since this call
+    state.errors.zero_()
     in_lab = "JPY_SESSION_NAME" in os.environ  # set for JupyterLab's kernels; no terminal, and stderr is painted red
-    hidden = (False if in_lab else None) if progress is None else not progress
-    look = {"unit": "step", "disable": hidden, "leave": False, "file": sys.stdout if in_lab else sys.stderr}
+    shown = (in_lab or sys.stderr.isatty()) if progress is None else progress
+    look = {"unit": "step", "disable": not shown, "leave": False, "file": sys.stdout if in_lab else sys.stderr}
     with tqdm(total=config.schedule.steps, initial=state.step, **look) as bar:
         try:
             while plan is not None:
@@ -173,8 +171,9 @@ def prepare(state: State, split: Split, plan: Plan) -> tuple[Callable[[Plan], No
     known = split, *statistics(state.config, split), state.config.padding
 
     def place(plan: Plan) -> None:
+        first = state.step % rows  # not 0 where an interval was broken off in its middle
         for held, part in zip(shelf, plan, strict=True):
-            held[: len(part)].copy_(part)
+            held[first : first + len(part)].copy_(part)
 
     def take_step() -> None:
         advance(state, step, *fetch(shelf, state.clock, *known))

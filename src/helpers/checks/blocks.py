@@ -50,11 +50,13 @@ def find_layers(block: nn.Module, x: Tensor, kernels: Kernels) -> tuple[list[nn.
     expect(len(convs) == len(norms) == count, many.format(count))
     wanted = f"the weights of your convolutions have the shapes {shapes}, and {kernels} are right"
     expect(sorted(shapes) == sorted(kernels), f"{wanted}: look at their channels and kernel sizes")
-    wanted = [shape[0] for shape in kernels]
-    expect(sorted(norm.num_features for norm in norms) == sorted(wanted), f"the BatchNorm2d are of {wanted} channels")
+    channels, wanted = [norm.num_features for norm in norms], [shape[0] for shape in kernels]
+    expect(sorted(channels) == sorted(wanted), f"your BatchNorm2d are of {channels} channels, and {wanted} are right")
     expect(all(norm.affine for norm in norms), "batch normalisation has a scale and a shift to learn: not affine=False")
+    averages = all(norm.track_running_stats for norm in norms)
+    expect(averages, "batch normalisation keeps moving averages for evaluation: not track_running_stats=False")
     for conv in convs:
-        expect(conv.bias is None, "batch normalisation takes a convolution's bias off again: bias=False")
+        expect(conv.bias is None, "the convolutions have no bias here, since batch normalisation has one: bias=False")
         plain = conv.dilation == (1, 1) and conv.padding_mode == "zeros"
         expect(
             plain,

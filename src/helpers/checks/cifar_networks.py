@@ -25,12 +25,12 @@ def check_build(build: Callable[[int], nn.Module]) -> str:
         expect(isinstance(network, nn.Module), f"an nn.Module is wanted, and this is a {type(network).__name__}")
         expect_registered(network, images.clone())
         images = images.double()
-        layers, _ = use(network.double().train(), images.clone())
+        layers = use(network.double().train(), images.clone())
         expect_layers(layers, n)
         ours = ResNet(cifar_spec(6 * n + 2)).double()
         surplus = sum(p.numel() for p in network.parameters()) - sum(p.numel() for p in ours.parameters())
         expect(surplus == 0, f"there are {surplus:+,} parameters too many or too few, in layers not used or not needed")
-        copy_layers([layer for layer, _ in layers], [layer for layer, _ in use(ours, images)[0]])
+        copy_layers([layer for layer, _ in layers], [layer for layer, _ in use(ours, images)])
         for mode in (False, True):  # in this order: in training mode the running averages move
             found = network.train(mode)(images.clone())
             match(found, ours.train(mode)(images), wrong_networks(ours, images))
@@ -51,11 +51,12 @@ def expect_registered(network: nn.Module, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def use(network: nn.Module, images: Tensor) -> tuple[Layers, Tensor]:
-    """The layers that the network uses for `images`, in the order of use, and what it puts out."""
+def use(network: nn.Module, images: Tensor) -> Layers:
+    """The layers that the network uses for `images`, in the order of use, with their outputs."""
     named, used = {name: m for name, m in network.named_modules() if isinstance(m, KINDS)}, []
     with watching(named, lambda name, output: used.append((named[name], output))):
-        return used, network(images)
+        network(images)
+    return used
 
 
 def expect_layers(layers: Layers, n: int) -> None:

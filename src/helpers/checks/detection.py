@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou, generalized_box_iou
 
-from helpers.checks.verdict import exercise, expect, match
+from helpers.checks.verdict import Mistake, exercise, expect, match
 
 
 def areas(boxes: Tensor, pixel: int = 0) -> Tensor:
@@ -151,7 +151,7 @@ def check_average_precision(average_precision: Callable[[Tensor, Tensor], float]
     if abs(found - right) > 1e-4 and abs(found - at_recalls(hits, objects, torch.linspace(0, 1, 101))) > 1e-4:
         for mistake, wrong in mistakes.items():
             expect(abs(found - wrong) > 1e-4, mistake)
-        expect(False, f"for this list it is {right:.4f}, and yours is {found:.4f}: rank, match, interpolate, add up")
+        raise Mistake(f"for this list it is {right:.4f}, and yours is {found:.4f}: rank, match, interpolate, add up")
     return f"{right:.3f} for this list: every object it misses or finds twice costs something"
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.analysis import multiply_adds
-from helpers.checks.verdict import exercise, expect, match
+from helpers.checks.verdict import Mistake, exercise, expect, match
 from helpers.models import conv
 
 
@@ -83,7 +83,7 @@ def check_ten_crops(crops: Callable[[Tensor, int], Tensor]) -> str:
         for mistake, wrong in mistakes.items():
             expect(not same_views(found, wrong), mistake)
         strange = "some views are not corners, centre or their mirror images, or one is missing and another there twice"
-        expect(False, f"{strange}: look at each start, top and left, and at what is mirrored")
+        raise Mistake(f"{strange}: look at each start, top and left, and at what is mirrored")
     return "corners, centre and mirrors; on an odd margin either middle will do"
 
 

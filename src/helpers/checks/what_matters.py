@@ -22,11 +22,14 @@ def check_weakened(weakened: Callable[[BasicBlock, Tensor, float], Tensor]) -> s
         before = [weight.clone() for weight in block.parameters()]
         for strength, training in ((0.25, False), (0.0, False), (1.0, False), (0.5, True)):
             whole.train(training)
+            given = x.clone()
             try:
-                found = weakened(block.train(training), x.clone(), strength)
+                found = weakened(block.train(training), given, strength)
             except RuntimeError as error:
                 expect(block.conv1.stride == (1, 1), "where the shape changes, x does not fit: take block.shortcut(x)")
                 raise error
+            kept = "your function overwrites x, which `*=` does where the shortcut is the identity: write strength * …"
+            expect(torch.equal(given, x), kept)
             expect(block.training == training, "the block itself has changed: leave it in the mode in which it came")
             same = all(torch.equal(old, weight) for old, weight in zip(before, block.parameters(), strict=False))
             same = same and block.shortcut is shortcut and torch.equal(shortcut(x), whole.shortcut(x))
