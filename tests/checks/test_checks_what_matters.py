@@ -149,7 +149,7 @@ PREACTIVATIONS = {
     ),
     "overwrites x": (changed(forward=overwrite), "overwrites its input"),
     "detached": (changed(forward=lambda s, x: s.layers(x) + x.detach()), "no gradient gets through the shortcut"),
-    "no norms": (WithoutNorms, "in front of each convolution"),
+    "no norms": (WithoutNorms, "an nn.BatchNorm2d of its own"),
     "one norm": (WithOneNorm, "1 nn.BatchNorm2d"),
     "a function": (lambda channels: lambda x: x, "nn.Module is wanted"),
 }

@@ -3,6 +3,7 @@
 Attributes may have any name, and layers be made in any order: only what the block does counts.
 """
 
+from collections.abc import Callable
 from itertools import permutations
 
 import torch
@@ -12,28 +13,44 @@ from helpers.checks.verdict import expect, match
 
 Layers = list[tuple[nn.Conv2d, nn.BatchNorm2d]]  # in the order in which they are used
 Kernels = list[tuple[int, int, int, int]]  # the shapes of the convolutions' weights, in that order
+Branch = Callable[[Tensor, Layers], Tensor]  # F(x), by these layers
 
 
 def expect_residual(block: nn.Module, x: Tensor, kernels: Kernels) -> None:
-    """Raise Mistake unless `block` is relu(F(x) + x) for x (n, c, h, w), in both modes and in its gradient.
+    """Raise Mistake unless `block` is relu(F(x) + x): F is convolutions, batch normalisation behind each, ReLU between.
 
-    F is a convolution with each of `kernels`, batch normalisation behind each, and ReLU between them. The block's
-    batch normalisations get random scales and shifts: at 1 and 0, some mistakes would not show.
+    `x` is (n, c, h, w), and `kernels` are the shapes of the convolutions' weights.
+    """
+    expect_block(
+        block, x, kernels, branch, torch.relu, lambda x, layers: wrong_sums(x, layers) | wrong_branches(x, layers)
+    )
+
+
+def expect_block(
+    block: nn.Module, x: Tensor, kernels: Kernels, branch: Branch, last: Callable, wrong: Callable
+) -> None:
+    """Raise Mistake unless `block` is last(branch(x, layers) + x), in both modes and in its gradient.
+
+    wrong(x, layers) is what a block with one mistake would put out, by the mistake. The block's batch normalisations
+    get random scales and shifts: at 1 and 0, some mistakes would not show.
     """
     expect(isinstance(block, nn.Module), f"an nn.Module is wanted, and this is of type {type(block).__name__}")
     convs, norms = find_layers(block, x, kernels)
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.uniform_(norm.bias, -1, 1)
-    orders = arrange(convs, norms, kernels)
-    before = x.clone()
+    orders, before = arrange(convs, norms, kernels), x.clone()
     for training in (True, False):
         found = block.train(training)(x)
         expect(
             torch.equal(x, before), "your block overwrites its input, as `x += y` or ReLU in place does: write `x + y`"
         )
-        match(found, [residual(x, layers) for layers in orders], wrong_outputs(x, orders))
-    expect_gradient(block, x, orders)
+        mistakes = {}
+        for layers in orders:
+            for mistake, output in wrong(x, layers).items():
+                mistakes.setdefault(mistake, []).append(output)
+        match(found, [last(branch(x, layers) + x) for layers in orders], mistakes)
+    expect_gradient(block, x, [lambda x, layers=layers: branch(x, layers) for layers in orders], last)
 
 
 def find_layers(block: nn.Module, x: Tensor, kernels: Kernels) -> tuple[list[nn.Conv2d], list[nn.BatchNorm2d]]:
@@ -42,7 +59,7 @@ def find_layers(block: nn.Module, x: Tensor, kernels: Kernels) -> tuple[list[nn.
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     shapes, count = [tuple(conv.weight.shape) for conv in convs], len(kernels)
     expect(convs, "there is no nn.Conv2d in the block: make the layers in __init__ and keep them as attributes")
-    expect(norms, "there is no batch normalisation: an nn.BatchNorm2d follows each convolution (Sec. 3.4)")
+    expect(norms, "there is no batch normalisation: each convolution has an nn.BatchNorm2d of its own")
     own = f"the block has {count} layers, and yours has {{}} nn.{{}}: each layer has one of its own, used once"
     expect(len(convs) >= count, own.format(len(convs), "Conv2d"))
     expect(len(norms) >= count, own.format(len(norms), "BatchNorm2d"))
@@ -90,18 +107,16 @@ def branch(x: Tensor, layers: Layers, no_norm=(), no_relu=(), relu_first: bool =
     return x
 
 
+def preactivation(x: Tensor, layers: Layers) -> Tensor:
+    """F(x) of a pre-activation block (arXiv:1603.05027, Fig. 4e)."""
+    for conv, norm in layers:
+        x = conv(norm(x).relu())
+    return x
+
+
 def residual(x: Tensor, layers: Layers, **mistake) -> Tensor:
     """Eq. 1 and the second non-linearity after the addition; with a `mistake` of `branch`."""
     return (branch(x, layers, **mistake) + x).relu()
-
-
-def wrong_outputs(x: Tensor, orders: list[Layers]) -> dict[str, list[Tensor]]:
-    """What a block with one mistake would put out, by the mistake, for each order of the layers."""
-    outputs = {}
-    for layers in orders:
-        for mistake, output in (wrong_sums(x, layers) | wrong_branches(x, layers)).items():
-            outputs.setdefault(mistake, []).append(output)
-    return outputs
 
 
 def wrong_sums(x: Tensor, layers: Layers) -> dict[str, Tensor]:
@@ -128,16 +143,8 @@ def wrong_sums(x: Tensor, layers: Layers) -> dict[str, Tensor]:
         )
         outputs[
             "batch normalisation and ReLU come before the convolutions: that is the later, pre-activation block"
-        ] = preactivated(x, layers)
+        ] = preactivation(x, layers) + x
     return outputs
-
-
-def preactivated(x: Tensor, layers: Layers) -> Tensor:
-    """The block of the authors' next paper, where all layers have as many channels as x."""
-    f = x
-    for conv, norm in layers:
-        f = conv(norm(f).relu())
-    return f + x
 
 
 def wrong_branches(x: Tensor, layers: Layers) -> dict[str, Tensor]:
@@ -159,8 +166,8 @@ def wrong_branches(x: Tensor, layers: Layers) -> dict[str, Tensor]:
     return outputs
 
 
-def expect_gradient(block: nn.Module, x: Tensor, orders: list[Layers]) -> None:
-    """Raise Mistake unless the gradient reaches x through F and through the shortcut."""
+def expect_gradient(block: nn.Module, x: Tensor, branches: list[Callable[[Tensor], Tensor]], last: Callable) -> None:
+    """Raise Mistake unless the gradient reaches x through one of the branches and through the shortcut."""
     x = x.clone().requires_grad_()
     found = block(x)
     weights = torch.randn_like(found)
@@ -173,8 +180,8 @@ def expect_gradient(block: nn.Module, x: Tensor, orders: list[Layers]) -> None:
     mistakes = {
         "no gradient gets through: the shortcut is detached, or all is": [torch.zeros_like(x)],
         "no gradient gets through the shortcut: x is added without its history, as x.detach() or x.data is": [
-            gradient((branch(x, layers) + x.detach()).relu()) for layers in orders
+            gradient(last(branch(x) + x.detach())) for branch in branches
         ],
-        "no gradient gets through the layers": [gradient((branch(x, layers).detach() + x).relu()) for layers in orders],
+        "no gradient gets through the layers": [gradient(last(branch(x).detach() + x)) for branch in branches],
     }
-    match(gradient(found), [gradient(residual(x, layers)) for layers in orders], mistakes)
+    match(gradient(found), [gradient(last(branch(x) + x)) for branch in branches], mistakes)

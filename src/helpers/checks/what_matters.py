@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.analysis import with_statistics, without_block
-from helpers.checks.blocks import Layers, arrange, find_layers
+from helpers.checks.blocks import Layers, expect_block, preactivation
 from helpers.checks.verdict import Mistake, exercise, expect, match
 from helpers.models import BasicBlock, ResNet, Spec
 
@@ -65,58 +65,15 @@ def strengths(block: BasicBlock, x: Tensor, s: float) -> tuple[Tensor, dict[str,
 def check_preactivation(make: Callable[[int], nn.Module]) -> str:
     """arXiv:1603.05027, Fig. 4e: `make(channels)` is the block of two 3x3 layers with an identity shortcut."""
     for channels in (4, 3):
-        block, x = make(channels), torch.randn(6, channels, 5, 5)
-        expect(isinstance(block, nn.Module), f"an nn.Module is wanted, and this is of type {type(block).__name__}")
-        norms = any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
-        expect(norms, "there is no batch normalisation: an nn.BatchNorm2d is in front of each convolution")
         kernels = [(channels, channels, 3, 3)] * 2
-        layers = find_layers(block, x, kernels)
-        for norm in layers[1]:
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
-            nn.init.uniform_(norm.bias, -1, 1)
-        orders, before = arrange(*layers, kernels), x.clone()
-        for training in (True, False):
-            found = block.train(training)(x)
-            expect(torch.equal(x, before), "your block overwrites its input, as `x += y` does: write `x + y`")
-            match(found, [preactivation(x, order) + x for order in orders], wrong_preactivations(x, orders))
-        expect(
-            through_shortcut(block, x, orders),
-            "no gradient gets through the shortcut or through the layers: x or F(x) is added detached",
-        )
+        expect_block(make(channels), torch.randn(6, channels, 5, 5), kernels, preactivation, lambda y: y, wrong_outputs)
     return "each convolution behind its own BN and ReLU, and the sum goes on as it is"
 
 
-def preactivation(x: Tensor, layers: Layers) -> Tensor:
-    """F(x) of a pre-activation block."""
-    for conv, norm in layers:
-        x = conv(norm(x).relu())
-    return x
-
-
-def through_shortcut(block: nn.Module, x: Tensor, orders: list[Layers]) -> bool:
-    """Whether the gradient reaches the input on both paths."""
-    gradients = []
-    for function in (block, *(lambda x, order=order: preactivation(x, order) + x for order in orders)):
-        x = x.detach().requires_grad_()
-        output = function(x)
-        weights = torch.linspace(-1, 1, output.numel()).view_as(output)
-        gradients.append(torch.autograd.grad(output, x, weights, allow_unused=True, materialize_grads=True)[0])
-    return any(torch.allclose(gradients[0], right, rtol=1e-3, atol=1e-4) for right in gradients[1:])
-
-
-def wrong_preactivations(x: Tensor, orders: list[Layers]) -> dict[str, list[Tensor]]:
-    """What a block with one mistake would put out, by the mistake, for each order of the layers."""
-    outputs = {}
-    for layers in orders:
-        for mistake, output in wrong_outputs(x, *layers).items():
-            outputs.setdefault(mistake, []).append(output)
-    return outputs
-
-
-def wrong_outputs(x: Tensor, first: tuple, second: tuple) -> dict[str, Tensor]:
-    """What each mistake gives, of a block whose layers are (convolution, norm) and (convolution, norm)."""
-    (conv1, norm1), (conv2, norm2) = first, second
-    f = preactivation(x, [first, second])
+def wrong_outputs(x: Tensor, layers: Layers) -> dict[str, Tensor]:
+    """What a pre-activation block of two layers with one mistake would put out, by the mistake."""
+    (conv1, norm1), (conv2, norm2) = layers
+    f = preactivation(x, layers)
     front, inner = norm1(x).relu(), norm2(conv1(norm1(x).relu()))
     post = norm2(conv2(norm1(conv1(x)).relu()))
     relu_first = conv2(norm2(conv1(norm1(x.relu())).relu()))
