@@ -8,16 +8,19 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from helpers import data
+from helpers import ROOT, data
 from helpers.__main__ import main
 from helpers.config import Config, Schedule
 from helpers.data import Data, Split
 from helpers.models import Spec
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
+
 
 @pytest.fixture(autouse=True)
-def closed():
-    """No figure is left open."""
+def alone():
+    """The same random numbers whatever ran before; no figure is left open."""
+    torch.manual_seed(0)
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
@@ -43,12 +46,21 @@ def tiny_config() -> Config:
     return Config(Spec((1,), (4,)), schedule, batch_size=16, eval_every=10, precision="float32", compiled=False)
 
 
+@pytest.fixture(scope="session")
+def cifar() -> Data:
+    """CIFAR-10 itself, where it is."""
+    if not (ROOT / "data" / CIFAR10.base_folder).is_dir():
+        pytest.skip("no CIFAR-10 here")
+    return data.load_data("cifar10")
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run a command in this process; its exit code and what it printed."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["helpers", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with pytest.raises(SystemExit) as stop:
@@ -69,7 +81,14 @@ def pack(folder, target):
 
 
 @pytest.fixture
-def small_cifar(tmp_path, monkeypatch):
+def offline(monkeypatch):
+    """The only mirror is a port of this machine where nobody answers."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/" + data.ARCHIVE,))
+
+
+@pytest.fixture
+def small_cifar(offline, tmp_path, monkeypatch):
     """A data set in CIFAR-10's format and names with ten images a batch, packed; torchvision accepts its sums."""
     folder = tmp_path / "home" / CIFAR10.base_folder
     folder.mkdir(parents=True)

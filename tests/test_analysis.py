@@ -1,7 +1,7 @@
 import dataclasses
+from contextlib import contextmanager
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,17 @@ from helpers.analysis import (
 from helpers.models import ResNet, Spec, cifar_spec, imagenet_spec
 
 TINY = Spec((1, 1), (4, 6))
+
+
+@contextmanager
+def unchanged(network):
+    """Weights, averages and mode are as before, and neither a gradient nor a hook is left."""
+    before, mode = {name: tensor.clone() for name, tensor in network.state_dict().items()}, network.training
+    yield
+    assert network.training == mode
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert not any(module._forward_hooks for module in network.modules())
 
 
 @pytest.mark.parametrize(("depth", "layers"), [(20, 19), (56, 55), (110, 109)])
@@ -58,15 +69,6 @@ def test_in_a_preactivation_net_the_second_layers_norm_is_the_next_blocks():
     assert list(norms_of_3x3(network))[:3] == ["stem.0", "blocks.0.conv1", "blocks.0.conv2"]
 
 
-def test_responses_leave_no_hook_and_keep_the_mode():
-    network = ResNet(TINY).train()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    layer_responses(network, torch.randn(4, 3, 8, 8))
-    assert network.training
-    assert not any(module._forward_hooks for module in network.modules())
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-
-
 def test_only_3x3_layers_count_in_an_imagenet_net():
     responses = layer_responses(ResNet(imagenet_spec(50)), torch.randn(1, 3, 64, 64))
     assert len(responses) == 3 + 4 + 6 + 3
@@ -94,26 +96,11 @@ def test_gradient_norms_agree_with_finite_differences():
         assert float(torch.stack(slopes).norm()) == pytest.approx(norms[name], rel=1e-5)
 
 
-def test_gradient_norms_leave_the_network_as_it_was():
-    network = ResNet(TINY).eval()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    gradient_norms(network, torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
-    assert not network.training
-    assert all(parameter.grad is None for parameter in network.parameters())
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-
-
 def test_cost_counts_a_convolution_by_hand():
     assert count_cost(Spec((1,), (4,), shortcut="plain")) == {
         "parameters": 3 * 4 * 9 + 8 + 2 * (4 * 4 * 9 + 8) + 4 * 10 + 10,
         "multiply_adds": 1024 * (3 * 4 * 9 + 2 * 4 * 4 * 9) + 40,
     }
-
-
-def test_responses_are_a_named_series():
-    responses = layer_responses(ResNet(TINY), torch.randn(2, 3, 8, 8))
-    assert isinstance(responses, pd.Series)
-    assert (responses.name, responses.index.name) == ("std", "layer")
 
 
 DEEP = Spec((9, 9, 9), (4, 4, 4))
@@ -122,18 +109,22 @@ IMAGES, LABELS = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_see
 
 @pytest.mark.parametrize(
     "measure",
-    [block_signals, rounding_cosines, lambda *batch: gradient_correlation(*batch, [0.1]), with_statistics],
-    ids=["block_signals", "rounding_cosines", "gradient_correlation", "with_statistics"],
+    [
+        block_signals,
+        gradient_norms,
+        rounding_cosines,
+        lambda *batch: gradient_correlation(*batch, [0.1]),
+        lambda network, images, _: layer_responses(network, images),
+        lambda network, images, _: with_statistics(network, images),
+    ],
+    ids=["signals", "norms", "rounding_cosines", "gradient_correlation", "responses", "with_statistics"],
 )
-def test_measuring_leaves_the_network_as_it_was(measure):
-    network = ResNet(TINY).eval()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    images = IMAGES.clone()
-    measure(network, images) if measure is with_statistics else measure(network, images, LABELS)
-    assert not network.training and torch.equal(images, IMAGES)
-    assert all(parameter.grad is None for parameter in network.parameters())
-    assert not any(module._forward_hooks for module in network.modules())
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_leaves_the_network_as_it_was(measure, training):
+    network, images = ResNet(TINY).train(training), IMAGES.clone()
+    with unchanged(network):
+        measure(network, images, LABELS)
+    assert torch.equal(images, IMAGES)
 
 
 def test_signals_are_the_blocks_outputs_and_the_gradients_with_respect_to_them():
@@ -211,9 +202,8 @@ def test_gradients_shatter_in_a_deep_plain_net_and_not_in_a_residual_one():
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_a_block_is_removed_as_if_its_branch_were_zero(changes, index):
     network = with_statistics(ResNet(Spec((2, 1), (4, 6), **changes)), IMAGES)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    found = without_block(network, index)
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    with unchanged(network):
+        found = without_block(network, index)
     last = network.blocks[index].conv2 if network.spec.preactivation else network.blocks[index].bn2
     for parameter in last.parameters():
         nn.init.zeros_(parameter)

@@ -1,6 +1,7 @@
 import hashlib
 import http.server
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def wrong_bytes(handler, wanted):
 
 
 def slow(handler, wanted):
-    threading.Event().wait(4)
+    threading.Event().wait(60)
     whole(handler, wanted)
 
 
@@ -74,7 +75,8 @@ def missing(handler, wanted):
 
 
 @pytest.fixture
-def serve():
+def serve(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     servers = []
 
     def begin(content: bytes, behave) -> Server:
@@ -118,12 +120,13 @@ def test_a_whole_or_overlong_part_is_judged_by_its_sum(serve, tmp_path, length):
     assert fetch(urls, tmp_path / "a", CONTENT_MD5).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize(("behave", "timeout"), [(wrong_bytes, 30), (slow, 2), (missing, 30)])
+@pytest.mark.parametrize(("behave", "timeout"), [(wrong_bytes, 30), (slow, 4), (missing, 30)])
 def test_the_next_mirror_is_tried(serve, tmp_path, behave, timeout):
     urls = serve(CONTENT, behave).url, serve(CONTENT, whole).url
     assert fetch(urls, tmp_path / "a", CONTENT_MD5, tries=1, timeout=timeout).read_bytes() == CONTENT
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_not_blamed_on_the_network(serve, tmp_path):
     (tmp_path / "a.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
@@ -136,12 +139,6 @@ def test_wrong_bytes_everywhere_leave_nothing_behind(serve, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_offline_says_what_to_download_and_where_to_put_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/" + data.ARCHIVE,))
-    with pytest.raises(DataError, match=rf"fetch it yourself from http.*{data.ARCHIVE}, put it into {tmp_path}"):
-        load_data("cifar10", tmp_path)
-
-
 def test_cifar10_is_downloaded_once_checked_and_read(serve, small_cifar, tmp_path, monkeypatch):
     server = serve(small_cifar.read_bytes(), whole)
     monkeypatch.setattr(data, "MIRRORS", (server.url,))
@@ -152,9 +149,3 @@ def test_cifar10_is_downloaded_once_checked_and_read(serve, small_cifar, tmp_pat
     stored = CIFAR10(tmp_path / "data").data[7]
     assert torch.equal(loaded.train.images[7], torch.from_numpy(stored).permute(2, 0, 1))
     assert len(loaded.md5) == 6
-
-
-def test_a_hand_placed_archive_needs_no_network(small_cifar, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/none",))
-    small_cifar.rename(tmp_path / small_cifar.name)
-    assert load_data("cifar10", tmp_path).name == "cifar10"

@@ -1,34 +1,15 @@
-import json
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from recorded import CPU, write_run
 
 from helpers import figures
-from helpers.experiments import UnknownName, experiment
+from helpers.experiments import UnknownName
 from helpers.figures import FIGURES, draw, drawings, identify, plot_both_orders, plot_plain_and_residual, render, stale
 from helpers.runs import RunError, load_runs, load_series
 
+FLOAT32 = {**CPU, "precision": "float32"}
 QUICK = [("quick", "plain-20", 0), ("quick", "resnet-20", 0), ("quick", "plain-56", 0), ("quick", "resnet-56", 0)]
-
-
-def write_run(directory, suite, name, seed, steps=4000, precision="bfloat16", finished=True, error=10.0):
-    """The folder of a run of that experiment with made-up rows: two evaluations and a response for each layer."""
-    run = experiment(name, seed, steps)
-    folder = directory / suite / name / f"seed-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    about = {"name": name, "seed": seed, "config": run.config.as_dict(), "data": {"name": "cifar10", "md5": {}}}
-    about |= {"path": {"precision": precision}, "stretches": [], "finished": finished}
-    rows = [
-        {"step": step, "lr": 0.1, "train_loss": 1.0, "train_error": error + 2, "test_loss": 1.0, "test_error": error}
-        | {"seconds": 1.0, "images_per_second": 100.0}
-        for step in (steps // 2, steps)
-    ]
-    layers = "".join(f"layer-{number},{1 + number / 100}\n" for number in range(run.config.spec.depth - 1))
-    (folder / "run.json").write_text(json.dumps(about))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "responses.csv").write_text(f"layer,std\n{layers}")
-    return folder
 
 
 @pytest.fixture
@@ -61,16 +42,16 @@ def test_a_digest_changes_with_the_numbers_drawn_and_with_nothing_else(runs_in):
     before = digests(runs_in)
     assert set(before) == {"quick-curves", "quick-errors", "quick-responses"}
     metrics = runs_in / "quick" / "resnet-56" / "seed-0" / "metrics.jsonl"
-    metrics.write_text(metrics.read_text().replace('"seconds": 1.0', '"seconds": 2.0').replace('"lr": 0.1', '"lr": 1'))
+    metrics.write_text(metrics.read_text().replace('"seconds": 600', '"seconds": 601').replace('"lr": 0.1', '"lr": 1'))
     write_run(runs_in, "quick", "resnet-56", 1, finished=False)
     write_run(runs_in, "elsewhere", "resnet-20-B", 0)
     assert digests(runs_in) == before
     first, last = metrics.read_text().splitlines()
-    metrics.write_text(first.replace('"test_error": 10.0', '"test_error": 10.01') + f"\n{last}\n")
+    metrics.write_text(first.replace('"test_error": 12.0', '"test_error": 12.01') + f"\n{last}\n")
     assert {name for name, digest in digests(runs_in).items() if digest != before[name]} == {"quick-curves"}
     responses = runs_in / "quick" / "plain-20" / "seed-0" / "responses.csv"
     responses.write_text(responses.read_text().replace("1.01\n", "1.02\n"))
-    metrics.write_text(f"{first}\n{last}\n".replace('"train_error": 12.0', '"train_error": 12.5'))
+    metrics.write_text(f"{first}\n{last}\n".replace('"train_error": 8.0', '"train_error": 8.5'))
     assert all(digest != before[name] for name, digest in digests(runs_in).items())
 
 
@@ -81,8 +62,8 @@ def test_check_names_what_is_missing_stale_and_no_longer_recorded(runs_in, tmp_p
     assert stale([], runs_in, folder) == []
     names = [f"quick-{name}" for name in ("curves", "errors", "responses")]
     assert sorted(p.name for p in folder.iterdir()) == [f"{n}.{s}" for n in names for s in ("png", "svg")]
-    assert "20 layers 12.00 % training, 10.00 % test" in words[folder / "quick-curves"]
-    write_run(runs_in, "quick", "resnet-20", 0, error=9.0)
+    assert "20 layers 8.00 % training, 10.00 % test" in words[folder / "quick-curves"]
+    write_run(runs_in, "quick", "resnet-20", errors=(12.0, 9.0))
     (folder / "quick-errors.svg").unlink()
     (folder / "old-curves.png").write_bytes(b"")
     assert stale([], runs_in, folder) == [
@@ -114,7 +95,8 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(tmp_path):
 def test_the_suite_paper_has_a_panel_for_the_very_deep_nets_and_table_6(tmp_path):
     for name, seeds in (("plain-20", 5), ("plain-110", 1), ("resnet-20", 5), ("resnet-110", 2), ("resnet-1202", 1)):
         for seed in range(seeds):
-            write_run(tmp_path, "paper", name, seed, 64_000, error=61.0 if name == "plain-110" else 8.0 + seed / 10)
+            error = 61.0 if name == "plain-110" else 8.0 + seed / 10
+            write_run(tmp_path, "paper", name, seed, errors=(error, error), steps=64_000)
     found = drawings([], tmp_path)
     assert set(found) == {"paper-curves", "paper-errors", "paper-responses"}
     assert (
@@ -122,7 +104,7 @@ def test_the_suite_paper_has_a_panel_for_the_very_deep_nets_and_table_6(tmp_path
     )
     figure = plot_plain_and_residual(found["paper-curves"].table)
     assert [ax.get_title() for ax in figure.axes] == ["plain nets", "residual nets", "very deep nets"]
-    assert [text.get_text() for ax in figure.axes for text in ax.texts] == ["110 layers: above, 61 %", "", ""]
+    assert [text.get_text() for ax in figure.axes for text in ax.texts] == ["110 layers: above, 59 %", "", ""]
     assert [ax.get_ylim() for ax in figure.axes] == [(0, 20)] * 3
     labels = [text.get_text() for text in figure.legends[0].texts]
     assert labels == ["20 layers", "110 layers", "1202 layers", "training", "test"]
@@ -131,10 +113,10 @@ def test_the_suite_paper_has_a_panel_for_the_very_deep_nets_and_table_6(tmp_path
 
 
 def test_precisions_and_shortcuts_stand_beside_the_same_nets_of_other_suites(runs_in):
-    write_run(runs_in, "agreement", "resnet-20-float32", 0, precision="float32")
-    write_run(runs_in, "agreement", "plain-56-float32", 0, steps=2000, precision="float32")
+    write_run(runs_in, "agreement", "resnet-20-float32", 0, FLOAT32)
+    write_run(runs_in, "agreement", "plain-56-float32", 0, FLOAT32, steps=2000)
     write_run(runs_in, "paper", "resnet-20", 0)
-    write_run(runs_in, "paper", "resnet-20", 1, precision="float32")
+    write_run(runs_in, "paper", "resnet-20", 1, FLOAT32)
     for option in "BC":
         write_run(runs_in, "options", f"resnet-20-{option}", 0)
     found = drawings([], runs_in)

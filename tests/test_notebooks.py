@@ -71,7 +71,7 @@ HOLD = "from filelock import FileLock\nlock = FileLock('running')\nlock.acquire(
 
 
 def assert_no_kernel_runs(folder):
-    FileLock(folder / "running").acquire(timeout=60).lock.release()
+    FileLock(folder / "running").acquire(timeout=300).lock.release()
 
 
 def test_a_notebook_runs_in_its_folder_with_its_parameters(place):
@@ -245,7 +245,7 @@ def test_a_stopped_command_leaves_no_kernel(place, stop):
         os.killpg(process.pid, stop)
     else:
         os.kill(process.pid, stop)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=300)[1]
     assert process.returncode in (128 + stop, -stop) and "Traceback" not in errors
     assert_no_kernel_runs(place)
 

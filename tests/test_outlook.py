@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_results import CPU, GPU, write_run
+from recorded import CPU, GPU, write_run
 
 from helpers import outlook as module
 from helpers.analysis import count_cost

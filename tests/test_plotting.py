@@ -105,10 +105,12 @@ def test_networks_of_one_depth_are_not_joined(table):
     assert all(list(line.get_xdata()) == [1000, 2000, 3000] for line in drawn(ax)) and len(drawn(ax)) == 8
 
 
-def test_the_scale_is_the_papers_for_the_full_schedule_only(table):
+def test_the_scale_is_the_papers_for_the_full_schedule_and_else_that_of_all_but_the_first_tenth(table):
     assert plot_curves(table.assign(steps=64_000)).get_ylim() == (0, 20)
-    later = table[table.step > 300][["train_error", "test_error"]].max().max()
-    assert plot_curves(table).get_ylim() == (0, pytest.approx(1.05 * later))
+    early = table[table.step == 1000].assign(step=299, test_error=90.0)
+    later = table[["train_error", "test_error"]].max().max()
+    assert plot_curves(pd.concat([early, table])).get_ylim() == (0, pytest.approx(1.05 * later))
+    assert plot_curves(early).get_ylim() == (0, pytest.approx(1.05 * 90)), "there is nothing else yet"
 
 
 def test_the_last_iteration_is_reported_not_the_best(table):

@@ -1,19 +1,23 @@
 """The files that say what to install, held together."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from helpers import ROOT
+from helpers import ROOT, RUNS
 from helpers.plotting import last_rows
 from helpers.results import stale
 from helpers.runs import load_runs
 
+MODULES = ROOT / "src" / "helpers"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -71,19 +75,64 @@ def test_the_readmes_tables_are_the_records():
 
 def test_the_readmes_sentences_are_the_records():
     """Which gaps of the suite `quick` are wide, and who is behind."""
-    quick = last_rows(load_runs(ROOT / "data" / "runs", "quick").query("finished"))
+    quick = last_rows(load_runs(RUNS, "quick").query("finished"))
     train, test = (quick.groupby("network")[error].mean() for error in ("train_error", "test_error"))
     assert train["plain-56"] - train["plain-20"] > max(10, train["resnet-56"] - train["resnet-20"])
     assert test["resnet-56"] > test["resnet-20"]
 
 
-def test_the_readme_names_what_is_there():
-    """Every file, folder and make target that it mentions in code type."""
-    readme = (ROOT / "README.md").read_text()
-    makefile = (ROOT / "Makefile").read_text()
-    for mentioned in re.findall(r"`([\w./-]+)`", readme):
-        if "/" in mentioned or Path(mentioned).suffix in (".py", ".md", ".txt", ".yml", ".toml", ".ipynb"):
-            places = [ROOT / mentioned, ROOT / "src" / "helpers" / mentioned]
-            assert mentioned.startswith(("build/", ".venv")) or any(p.exists() for p in places), mentioned
-    for target in re.findall(r"make ([a-z-]+)", readme):
+PAGES = [path for part in ("", "benchmarks/", "docs/", "data/*/") for path in sorted(ROOT.glob(f"{part}*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_names_what_is_there(page):
+    """Every file, folder and make target that it mentions in code type, and every link within the checkout."""
+    text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
+    folders = [ROOT, MODULES, page.parent, RUNS / "paper" / "resnet-20" / "seed-0"]
+    for mentioned in re.findall(r"`([\w./-]+)`", text):
+        if "/" in mentioned or Path(mentioned).suffix in (".py", ".md", ".txt", ".yml", ".toml", ".ipynb", ".csv"):
+            somewhere = any((folder / mentioned).exists() for folder in folders)
+            assert mentioned.startswith(("build/", ".venv")) or somewhere, mentioned
+    for link in re.findall(r"\]\(([^):#]+)", text):
+        assert (page.parent / link).exists(), link
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_map_has_every_module_and_none_needs_one_below_it():
+    rows = (ROOT / "README.md").read_text().split("## The map of the code")[1].split("\n## ")[0].splitlines()
+    rows = [re.findall(r"`(\w+)(?:\.py|/)`", row.split("|")[1]) for row in rows if row.startswith("| `")]
+    there = [path.stem for path in MODULES.iterdir() if re.fullmatch(r"[a-z]\w*(\.py)?", path.name)]
+    assert sorted(name for row in rows for name in row) == sorted(there)
+    above = set()
+    for row in rows:
+        above |= set(row)
+        for name in row:
+            files = [MODULES / f"{name}.py", *(MODULES / name).glob("*.py")]
+            source = "\n".join(path.read_text() for path in files if path.exists())
+            assert set(re.findall(r"from helpers\.(\w+)", source)) <= above, name
+
+
+def test_make_clean_leaves_what_was_recorded(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for folder in ("build/runs/x", "build/notebooks/y", ".venv/z"):
+        (tmp_path / folder).mkdir(parents=True)
+    for _ in range(2):
+        subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+        assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
+            "Makefile", "build", "build/runs", "build/runs/x",
+        ]  # fmt: skip
+
+
+def test_every_question_to_think_about_is_discussed():
+    """As many answers as questions, under each chapter's name."""
+    chapters = (ROOT / "docs" / "discussion.md").read_text().split("\n## ")[1:]
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    for chapter, path in zip(chapters, notebooks, strict=True):
+        text = "\n".join(
+            cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"
+        )
+        title = text.splitlines()[0].removeprefix("# ")
+        assert title.startswith(chapter.splitlines()[0])
+        questions = text.split("## Questions to think about")[1].split("\n## ")[0]
+        assert len(re.findall(r"^\d\.", chapter, re.MULTILINE)) == len(re.findall(r"^\d\.", questions, re.MULTILINE))

@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from filelock import FileLock
+from recorded import contents
 
 from helpers import runs
 from helpers.analysis import gradient_norms, layer_responses
@@ -22,27 +23,9 @@ from helpers.checkpoint import CheckpointError, load
 from helpers.config import Schedule
 from helpers.data import Data, mean_image, normalise
 from helpers.experiments import EXPERIMENTS, SUITES, UnknownName, select, suite
-from helpers.records import read_about, run_folders
-from helpers.runs import (
-    RunError,
-    load_network,
-    load_runs,
-    load_series,
-    progress,
-    record,
-    record_suite,
-)
+from helpers.runs import RunError, load_network, load_runs, load_series, progress, record, record_suite
 from helpers.step import has_compiler
 from helpers.train import NotFinite, evaluate, start
-
-CLOCKS = ["seconds", "images_per_second"]
-
-
-def contents(folder):
-    """What a run recorded, but for the clock's part."""
-    metrics = pd.read_json(folder / "metrics.jsonl", lines=True).drop(columns=CLOCKS)
-    tables = {name: (folder / name).read_text() for name in ("responses.csv", "gradients.csv")}
-    return metrics.to_csv(), tables, (folder / "weights.safetensors").read_bytes()
 
 
 def test_a_run_folder_has_what_the_readme_says(tmp_path, tiny_config, tiny_data):
@@ -52,7 +35,7 @@ def test_a_run_folder_has_what_the_readme_says(tmp_path, tiny_config, tiny_data)
     assert {path.name for path in folder.iterdir()} == files
     about = json.loads((folder / "run.json").read_text())
     assert about["finished"] and about["config"] == tiny_config.as_dict() and about["data"]["md5"] == tiny_data.md5
-    assert about["stretches"][0]["torch"] == torch.__version__.split("+")[0]
+    assert about["stretches"][0]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert {"device", "precision", "compiled", "graph", "threads", "why"} == set(about["path"])
     gradients = pd.read_csv(folder / "gradients.csv")
     assert gradients.step.unique().tolist() == [0, 20, 30, 50, 60], "the start, and where a quarter was passed"
@@ -97,8 +80,7 @@ def recording(directory, config, data):
 
 
 @pytest.mark.parametrize(
-    "compiled",
-    [False, pytest.param(True, marks=pytest.mark.skipif(not has_compiler("cpu"), reason="no compiler"))],
+    "compiled", [False, pytest.param(True, marks=pytest.mark.skipif(not has_compiler("cpu"), reason="no compiler"))]
 )
 def test_killed_at_random_moments_it_ends_as_the_uninterrupted_run(tmp_path, tiny_config, tiny_data, compiled):
     """Real processes and SIGKILL; the gate's counts and the running sums have to survive too."""
@@ -211,18 +193,7 @@ def test_runs_load_as_one_tidy_table(tmp_path, tiny_config, tiny_data):
     for seed in (0, 1):
         record("tiny", dataclasses.replace(tiny_config, seed=seed), tmp_path / "suite", data=tiny_data)
     table = load_runs(tmp_path, "suite")
-    columns = [
-        "suite",
-        "network",
-        "depth",
-        "kind",
-        "shortcut",
-        "seed",
-        "data",
-        "precision",
-        "steps",
-        "finished",
-    ]
+    columns = ["suite", "network", "depth", "kind", "shortcut", "seed", "data", "precision", "steps", "finished"]
     assert set(columns) < set(table.columns) and len(table) == 12
     assert table.groupby("seed").step.max().to_dict() == {0: 60, 1: 60}
     assert (table.kind.unique(), table.depth.unique()) == (["residual"], [4])
@@ -238,12 +209,7 @@ def test_a_suite_does_what_is_missing_and_nothing_twice(tmp_path, tiny_config, t
     stamp = (tmp_path / "a" / "seed-0" / "run.json").stat().st_mtime_ns
     record(*chosen[1], tmp_path, data=tiny_data, time_limit=0)
     record_suite(chosen, tmp_path, tiny_data, time_limit=0)
-    assert [progress(run, tmp_path) for run in chosen] == [
-        "done",
-        "begun, 10 of 60 steps",
-        "missing",
-        "missing",
-    ]
+    assert [progress(run, tmp_path) for run in chosen] == ["done", "begun, 10 of 60 steps", "missing", "missing"]
     record_suite(chosen, tmp_path, tiny_data)
     assert [progress(run, tmp_path) for run in chosen] == ["done"] * 4
     assert (tmp_path / "a" / "seed-0" / "run.json").stat().st_mtime_ns == stamp
@@ -311,14 +277,6 @@ def test_a_run_that_diverges_does_not_stop_its_suite(tmp_path, tiny_config, tiny
     json.loads((tmp_path / "a" / "seed-0" / "run.json").read_text())
 
 
-def test_a_run_with_another_configuration_is_not_taken_for_done(tmp_path, tiny_config, tiny_data):
-    record("a", dataclasses.replace(tiny_config, momentum=0.5), tmp_path, data=tiny_data)
-    run = runs.Run("a", tiny_config)
-    assert progress(run, tmp_path).startswith("not done: another configuration")
-    with pytest.raises(RunError, match="holds another run"):
-        record_suite([run], tmp_path, tiny_data)
-
-
 def test_a_run_recorded_before_a_field_was_added_is_still_that_run(tmp_path, tiny_config, tiny_data):
     folder = record("tiny", tiny_config, tmp_path, data=tiny_data, time_limit=0)
 
@@ -360,9 +318,9 @@ def test_an_interrupted_suite_begins_no_further_run(tmp_path, tiny_config, monke
     def interrupt(name, *_, **__):
         begun.append(name)
         if name == "net-0":
-            submitted.wait(10)
+            submitted.wait(60)
             os.kill(os.getpid(), signal.SIGINT)  # as JupyterLab's stop button
-        told.wait(10)
+        told.wait(60)
         ended.append(name)
 
     monkeypatch.setattr(runs, "threading", SimpleNamespace(Event=Told))
@@ -374,19 +332,10 @@ def test_an_interrupted_suite_begins_no_further_run(tmp_path, tiny_config, monke
     assert set(begun) <= {"net-0", "net-1"}
 
 
-def test_what_is_recorded_is_what_its_suite_asks_for():
-    """The recorded files are older than some fields of a configuration."""
-    for folder in run_folders():
-        about = read_about(folder)
-        asked = {(run.name, run.config.seed): run.config.as_dict() for run in SUITES[folder.parts[-3]].runs}
-        assert about["config"] == asked[about["name"], about["seed"]], folder
-    states = {progress(run, runs.ROOT / "data" / "runs" / "quick") for run in SUITES["quick"].runs}
-    assert states == {"done"}
-
-
 def test_the_source_is_the_checkouts_commit_and_says_whether_code_differs(tmp_path, monkeypatch):
     source = runs.source_commit.__wrapped__
-    monkeypatch.delenv("SOURCE_COMMIT", raising=False)
+    for name in ("SOURCE_COMMIT", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.py").write_text("1")

@@ -3,6 +3,7 @@ from statistics import mean
 
 import pytest
 import torch
+from mutants import assert_named, parametrised
 from torch import nn
 
 from helpers import checks
@@ -25,6 +26,11 @@ def by_torch(sums):
     return (squares / count - (total / count) ** 2).sqrt()
 
 
+def root_of_negative(sums):
+    count, total, squares = (sum(column) for column in zip(*sums, strict=True))
+    return math.sqrt(squares / count - total**2 / count)
+
+
 def subtracted(sums, what):
     """A wrong deviation: the root of the mean square less `what`."""
     count, total, squares = (sum(column) for column in zip(*sums, strict=True))
@@ -36,8 +42,7 @@ def test_a_right_deviation_is_accepted(answer):
     assert checks.check_pooled(answer).state == "right"
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
+@parametrised(
     [
         (lambda sums: mean(pooled([batch]) for batch in sums), "batches' standard deviations"),
         (lambda sums: sum(b[0] * pooled([b]) for b in sums) / sum(b[0] for b in sums), "batches' standard deviations"),
@@ -52,17 +57,16 @@ def test_a_right_deviation_is_accepted(answer):
         ),
         (lambda sums: subtracted(sums, lambda total, count: total / count), "the mean is not squared"),
         (lambda sums: subtracted(sums, lambda total, count: total**2 / count), "it is the mean that is squared"),
+        (root_of_negative, "the root is of a negative number"),
         (lambda sums: abs(subtracted(sums, lambda total, count: total**2 / count)), "square the mean"),
         (lambda sums: pooled(sums) * math.sqrt(sum(b[0] for b in sums)), "are not divided by the count"),
         (lambda sums: [pooled([batch]) for batch in sums], "one number is wanted"),
         (lambda sums: print(pooled(sums)), "returns nothing"),
         (lambda sums: 1.0, "and yours is 1.000"),
-    ],
+    ]
 )
-def test_a_wrong_deviation_is_told_its_mistake(answer, named):
-    verdict = checks.check_pooled(answer)
-    assert verdict.state == "wrong"
-    assert named in verdict.message
+def test_a_wrong_deviation_is_told_its_mistake(mutant, phrase):
+    assert_named(checks.check_pooled(mutant), phrase)
 
 
 def layers(network, kernel=(3, 3)):
@@ -75,8 +79,7 @@ def test_right_layers_are_accepted(answer):
     assert checks.check_layers(answer).state == "right"
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
+@parametrised(
     [
         (lambda network: layers(network, None), "1x1"),
         (lambda network: layers(network)[1:], "the first convolution is missing"),
@@ -89,9 +92,7 @@ def test_right_layers_are_accepted(answer):
         (lambda network: [f"{name}.weight" for name in layers(network)], "names of modules"),
         (lambda network: print(layers(network)), "returns nothing"),
         (lambda network: layers(network, 3), "a pair"),
-    ],
+    ]
 )
-def test_wrong_layers_are_told_their_mistake(answer, named):
-    verdict = checks.check_layers(answer)
-    assert verdict.state == "wrong"
-    assert named in verdict.message
+def test_wrong_layers_are_told_their_mistake(mutant, phrase):
+    assert_named(checks.check_layers(mutant), phrase)

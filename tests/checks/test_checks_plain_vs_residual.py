@@ -2,6 +2,7 @@ import statistics
 
 import numpy as np
 import pytest
+from mutants import assert_named, parametrised
 
 from helpers import checks
 
@@ -28,8 +29,7 @@ def test_a_right_report_is_accepted(answer):
     assert checks.check_report(answer).state == "right"
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
+@parametrised(
     [
         (
             lambda runs: runs.groupby(["network", "seed"]).test_error.min().groupby("network").mean(),
@@ -52,12 +52,10 @@ def test_a_right_report_is_accepted(answer):
         (lambda runs: last(runs).groupby(["network", "seed"]).test_error.mean(), "one number for each network"),
         (lambda runs: report(runs).to_dict(), "a Series"),
         (in_place, "changes the table"),
-    ],
+    ]
 )
-def test_a_wrong_report_is_told_its_mistake(answer, named):
-    verdict = checks.check_report(answer)
-    assert verdict.state == "wrong"
-    assert named in verdict.message
+def test_a_wrong_report_is_told_its_mistake(mutant, phrase):
+    assert_named(checks.check_report(mutant), phrase)
 
 
 def lower(a, b, times=2, least=3, spread=lambda a, b: (np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b)) ** 0.5):
@@ -93,8 +91,7 @@ def test_a_right_rule_is_accepted(answer):
     assert checks.check_lower(answer).state == "right"
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
+@parametrised(
     [
         (swapped, "you name the other"),
         (lambda a, b: lower(a, b) if max(len(a), len(b)) < 3 else lower(a, b, least=2), "one side is enough"),
@@ -134,9 +131,7 @@ def test_a_right_rule_is_accepted(answer):
         ),
         (lambda a, b: "inconclusive", "never decides"),
         (lambda a, b: np.mean(a) < np.mean(b), "'a', 'b' or 'inconclusive'"),
-    ],
+    ]
 )
-def test_a_wrong_rule_is_told_its_mistake(answer, named):
-    verdict = checks.check_lower(answer)
-    assert verdict.state == "wrong"
-    assert named in verdict.message
+def test_a_wrong_rule_is_told_its_mistake(mutant, phrase):
+    assert_named(checks.check_lower(mutant), phrase)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mutants import assert_named, parametrised
 
 from helpers import checks
 
@@ -20,8 +21,7 @@ def test_every_right_way_is_accepted(answer):
     assert checks.check_relu(answer).state == "right"
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
+@parametrised(
     [
         (torch.abs, "absolute value"),
         (lambda x: x.clamp(max=0), "yours are the positive ones"),
@@ -32,9 +32,7 @@ def test_every_right_way_is_accepted(answer):
         (lambda x: x, "nothing has become 0"),
         (F.leaky_relu, "leaky ReLU"),
         (lambda x: max(x, 0), "your code stopped with"),
-    ],
+    ]
 )
-def test_a_wrong_one_is_told_its_mistake(answer, named):
-    verdict = checks.check_relu(answer)
-    assert verdict.state == "wrong"
-    assert named in verdict.message
+def test_a_wrong_one_is_told_its_mistake(mutant, phrase):
+    assert_named(checks.check_relu(mutant), phrase)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mutants import assert_named, parametrised
 from torchvision.transforms import functional
 
 from helpers import checks
@@ -29,8 +30,7 @@ def test_a_right_view_is_accepted(answer):
     assert checks.check_view(answer).state == "right"
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
+@parametrised(
     [
         (lambda image, row, column, flip: view(image, column, row, flip), "exchanged"),
         (
@@ -51,12 +51,10 @@ def test_a_right_view_is_accepted(answer):
         ),
         (lambda image, row, column, flip: image.flip(2) if flip else image, "pad and crop"),
         (lambda image, row, column, flip: F.pad(image, (4, 4, 4, 4)), "the shape is"),
-    ],
+    ]
 )
-def test_a_wrong_view_is_told_its_mistake(answer, named):
-    verdict = checks.check_view(answer)
-    assert verdict.state == "wrong"
-    assert named in verdict.message
+def test_a_wrong_view_is_told_its_mistake(mutant, phrase):
+    assert_named(checks.check_view(mutant), phrase)
 
 
 def step(weight, gradient, velocity, lr, decay=1e-4, momentum=0.9, share=1.0, along=None):
@@ -100,8 +98,7 @@ def test_a_right_step_is_accepted(answer):
     assert checks.check_step(answer).state == "right"
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
+@parametrised(
     [
         (lambda *args: step(*args, decay=0), "no weight decay"),
         (lambda *args: step(*args, decay=-1e-4), "wrong sign"),
@@ -122,9 +119,7 @@ def test_a_right_step_is_accepted(answer):
         (downhill, "inside your velocity"),
         (lambda w, g, v, lr: (step(w, g, v, lr)[0], 0.0), "the velocity is of type float"),
         (lambda w, g, v, lr: (w[:, None], v), "the weight has the shape (5, 1)"),
-    ],
+    ]
 )
-def test_a_wrong_step_is_told_its_mistake(answer, named):
-    verdict = checks.check_step(answer)
-    assert verdict.state == "wrong"
-    assert named in verdict.message
+def test_a_wrong_step_is_told_its_mistake(mutant, phrase):
+    assert_named(checks.check_step(mutant), phrase)

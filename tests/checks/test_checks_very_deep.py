@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mutants import assert_named, parametrised
 
 from helpers import checks
 
@@ -59,8 +60,7 @@ def test_a_right_gate_is_accepted(answer):
     assert checks.check_gate(answer).state == "right"
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
+@parametrised(
     [
         (lucky, "one lucky batch"),
         (sliding, "overlap"),
@@ -83,12 +83,10 @@ def test_a_right_gate_is_accepted(answer):
         (lambda errors: gate(errors) or len(errors), "never opens: the answer is None, and yours says 200"),
         (lambda errors: gate(errors) or 0, "never opens: the answer is None, and yours says 0"),
         (lambda errors: -1, "the gate opens after"),
-    ],
+    ]
 )
-def test_a_wrong_gate_is_told_its_mistake(answer, named):
-    verdict = checks.check_gate(answer)
-    assert verdict.state == "wrong"
-    assert named in verdict.message
+def test_a_wrong_gate_is_told_its_mistake(mutant, phrase):
+    assert_named(checks.check_gate(mutant), phrase)
 
 
 def rate(step, opened, milestones=(32_000, 48_000), base=0.1):
@@ -106,8 +104,7 @@ def test_a_right_rate_is_accepted(answer):
     assert checks.check_rate(answer).state == "right"
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
+@parametrised(
     [
         (
             lambda step, opened: rate(max(step - opened, 0), 0) if step >= opened else 0.01,
@@ -124,9 +121,7 @@ def test_a_right_rate_is_accepted(answer):
         (lambda step, opened: rate(step, 400), "always ends after 400 steps"),
         (lambda step, opened: 0.01 if step < opened else None, "without a `return`"),
         (lambda step, opened: 0.1, "the rate is 0.01, and yours is 0.1"),
-    ],
+    ]
 )
-def test_a_wrong_rate_is_told_its_mistake(answer, named):
-    verdict = checks.check_rate(answer)
-    assert verdict.state == "wrong"
-    assert named in verdict.message
+def test_a_wrong_rate_is_told_its_mistake(mutant, phrase):
+    assert_named(checks.check_rate(mutant), phrase)
