@@ -106,9 +106,10 @@ def train_detector(
 ) -> Iterator[dict[str, float]]:
     """A row of the four losses after each step; the rate falls to a tenth after three quarters, as in Appendix A.
 
-    Chance is the global generator's: seed it for the same order and the same sampled regions.
+    Chance is the global generator's: seed it for the same order of images and, of one detector, the same regions.
     """
-    loader = DataLoader(dataset, batch_size, shuffle=True, collate_fn=list)
+    order = torch.Generator().manual_seed(int(torch.randint(2**31, ())))  # its own, since sampling regions draws too
+    loader = DataLoader(dataset, batch_size, shuffle=True, collate_fn=list, generator=order)
     learned = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(learned, lr, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [3 * steps // 4])
