@@ -11,9 +11,12 @@ synchronisations.
 """
 
 import dataclasses
+import faulthandler
 import json
+import re
 import shutil
 import statistics
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -38,15 +41,17 @@ NETS = ["resnet-20", "resnet-56", "resnet-110", "plain-56"]
 ROUNDS, STEPS, USUAL_STEPS, WARM_UP = 5, 200, 60, 10
 WORKERS = (4, 8, 16)
 FULL = "compiled, graph"
-MEASURES = {  # each line adds one thing to the line above it
-    "data on the device, nothing waited for": {"precision": "float32", "compiled": False, "graph": False},
+EXACT = {"precision": "float32"}  # without TF32, which the usual loop has
+MEASURES = {  # but for the last, each line adds one thing to the line above it
+    "float32 without TF32, data on the device, nothing waited for": EXACT | {"compiled": False, "graph": False},
     "bfloat16": {"precision": "bfloat16", "compiled": False, "graph": False},
     "compiled": {"precision": "bfloat16", "compiled": True, "graph": False},
     FULL: {"precision": "bfloat16", "compiled": True, "graph": True},
-    "float32, compiled, graph": {"precision": "float32", "compiled": True, "graph": True},
+    "float32 without TF32, compiled, graph": EXACT | {"compiled": True, "graph": True},
 }
 STREAMS = (2, 4, 8)  # runs at once
 CAP_GB = 16  # what resnet-1202 has to fit into
+HANGS = 300  # seconds after which a measurement is given up, with what its threads were doing
 
 
 def wait(device: str) -> None:
@@ -107,7 +112,7 @@ def measure_ours(name: str, device: str, steps: int = STEPS, rounds: int = ROUND
     take_step()
     wait(device)
     start_up = time.perf_counter() - begun
-    time_steps(take_step, min(steps, WARM_UP), 1, device)
+    time_steps(take_step, steps, 1, device)
     step_ms = time_steps(take_step, steps, rounds, device)
     return {"step_ms": step_ms, "start_up_s": round(start_up, 1), "memory_gb": memory(device)}
 
@@ -149,10 +154,11 @@ def measure_1202(device: str, steps: int = 10, rounds: int = 3) -> dict:
 def measure_ceilings(device: str) -> dict:
     """Bytes a second, read and written, of a large copy; operations a second of a large bfloat16 product."""
     large = torch.randn(2**28 if device == "cuda" else 2**22, device=device)
-    target, count = torch.empty_like(large), 20
-    copy_ms = time_steps(lambda: target.copy_(large), count, ROUNDS, device)
+    target, count = torch.empty_like(large), 200 if device == "cuda" else 20
     size = 8192 if device == "cuda" else 256
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    time_steps(lambda: a @ b, count, 1, device)  # a device that was idle begins at a low clock
+    copy_ms = time_steps(lambda: target.copy_(large), count, ROUNDS, device)
     product_ms = time_steps(lambda: a @ b, count, ROUNDS, device)
     moved = 2 * large.numel() * large.element_size()
     return {"bytes_per_s": moved / copy_ms * 1e3, "operations_per_s": 2 * size**3 / product_ms * 1e3}
@@ -186,15 +192,24 @@ def floors(name: str, ceilings: dict) -> dict:
 
 
 def measure_all(device: str, folder: Path) -> dict:
-    """Everything, a process a measurement. Each is kept in `folder`: a call that broke off is gone on with."""
+    """Everything, a process a measurement. Each is kept in `folder`: a call that broke off is gone on with.
+
+    One that fails does not stop the others; what it complained of is printed, and its name raised last.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    failed = []
 
     def apart(what: str, name: str = "", measure: str = "") -> dict:
-        kept = folder / f"{what} {name} {measure}.json"
+        kept = folder / (re.sub(r"\W+", "-", f"{what} {name} {measure}".strip()) + ".json")
         if not kept.exists():
             options = ["--child", what, "--net", name, "--measure", measure, "--device", device]
             from_nothing = what == "1202" or (what, measure) == ("ours", FULL)  # these report their start-up
-            found = measure_apart(__file__, *options, cache=None if from_nothing else str(folder / "compiled"))
+            try:
+                found = measure_apart(__file__, *options, cache=None if from_nothing else str(folder / "compiled"))
+            except SystemExit as error:
+                print(error, flush=True)
+                failed.append(kept.stem)
+                return {}
             kept.write_text(json.dumps(found))
         print(kept.stem, kept.read_text(), flush=True)
         return json.loads(kept.read_text())
@@ -208,6 +223,8 @@ def measure_all(device: str, folder: Path) -> dict:
     results["streams"] = {name: apart("streams", name, FULL) for name in ("resnet-20", "resnet-110")}
     results["1202"] = apart("1202")
     results["usual"] = {name: apart("usual", name) for name in NETS}
+    if failed:
+        sys.exit(f"not measured: {', '.join(failed)}; the same command tries these again")
     return results
 
 
@@ -314,9 +331,10 @@ def main(
 ) -> None:
     """Measure everything; write OUT, and the page beside it."""
     if child_:
+        faulthandler.dump_traceback_later(HANGS, exit=True)
         print(json.dumps(child(child_, net, measure, device)))
         return
-    folder = ROOT / "build" / "bench-gpu" / f"{device} {source_commit()}"
+    folder = ROOT / "build" / "bench-gpu" / f"{device}-{source_commit()}"
     results = measure_all(device, folder)
     out.write_text(json.dumps(results, indent=1) + "\n")
     out.with_suffix(".md").write_text(report(results))
