@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from helpers import ROOT, RUNS
+from helpers.paper import residual_errors
 from helpers.plotting import last_rows
 from helpers.results import stale
 from helpers.runs import load_runs
@@ -74,11 +75,20 @@ def test_the_readmes_tables_are_the_records():
 
 
 def test_the_readmes_sentences_are_the_records():
-    """Which gaps of the suite `quick` are wide, and who is behind."""
+    """Which gaps of the suite `quick` are wide, and who is behind; of `paper`, each error and what the rule says."""
     quick = last_rows(load_runs(RUNS, "quick").query("finished"))
     train, test = (quick.groupby("network")[error].mean() for error in ("train_error", "test_error"))
     assert train["plain-56"] - train["plain-20"] > max(10, train["resnet-56"] - train["resnet-20"])
     assert test["resnet-56"] > test["resnet-20"]
+    said = (ROOT / "README.md").read_text().split("<!-- /results -->")[1]
+    full = last_rows(load_runs(RUNS, "paper").query("finished"))
+    twenty = full[full.network == "resnet-20"].set_index("seed").test_error
+    distance = residual_errors()[20] - twenty.loc[[0, 1, 2]].mean()
+    assert all(f"{error:.2f}" in said for error in twenty) and f"{distance:.2f} points *below*" in said
+    assert abs(distance) <= 0.5 and "that error is *reproduced*" in said
+    assert set(full.network) == {"plain-20", "resnet-20"}, (
+        "the sentences are older than the records"
+    )
 
 
 PAGES = [path for part in ("", "benchmarks/", "docs/", "data/*/") for path in sorted(ROOT.glob(f"{part}*.md"))]
