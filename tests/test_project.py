@@ -86,9 +86,7 @@ def test_the_readmes_sentences_are_the_records():
     distance = residual_errors()[20] - twenty.loc[[0, 1, 2]].mean()
     assert all(f"{error:.2f}" in said for error in twenty) and f"{distance:.2f} points *below*" in said
     assert abs(distance) <= 0.5 and "that error is *reproduced*" in said
-    assert set(full.network) == {"plain-20", "resnet-20"}, (
-        "the sentences are older than the records"
-    )
+    assert set(full.network) == {"plain-20", "resnet-20"}, "the sentences are older than the records"
 
 
 PAGES = [path for part in ("", "benchmarks/", "docs/", "data/*/") for path in sorted(ROOT.glob(f"{part}*.md"))]
