@@ -297,7 +297,7 @@ def record_suite(
         if progress(run, directory) == "done" or ended.is_set() or (left is not None and left <= 0):
             return
         try:
-            record(run.name, run.config, directory, left, data, half_weights, at_once=jobs)
+            record(run.name, run.config, directory, left, data, half_weights=half_weights, at_once=jobs)
         except (NotFinite, RunError, CheckpointError, PathError) as error:
             failures.append(type(error)(f"{run.name} seed {run.config.seed}: {error}"))
             if len(runs) > 1:
