@@ -89,7 +89,7 @@ def test_a_depth_that_no_network_has_is_told_with_the_nearest(call, arguments, s
 
 def test_a_seed_beyond_the_generators_range_is_refused(call):
     code, printed = call("train", "plain-8", "--seed", 2**64)
-    assert code == 2 and "--seed" in printed.err
+    assert code == 2 and "--seed" in printed.err and "less than or equal to 4294967295" in printed.err
 
 
 # Data

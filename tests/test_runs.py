@@ -223,6 +223,15 @@ def test_runs_recorded_at_once_are_the_runs_they_would_be_alone(tmp_path, tiny_c
         assert contents(alone) == contents(tmp_path / "at once" / run.name / f"seed-{run.config.seed}")
 
 
+def test_a_run_says_how_many_shared_its_device(tmp_path, tiny_config, tiny_data):
+    """No more than were left to do, whatever could have been done at once."""
+    chosen = [runs.Run(name, tiny_config) for name in "abc"]
+    for some in (chosen[:1], chosen):
+        record_suite(some, tmp_path, tiny_data, jobs=4)
+    told = [json.loads((tmp_path / name / "seed-0" / "run.json").read_text())["stretches"] for name in "abc"]
+    assert [[stretch["at_once"] for stretch in stretches] for stretches in told] == [[1], [2], [2]]
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_runs_that_cannot_be_done_are_told_at_once_and_stop_no_other(tmp_path, tiny_config, tiny_data, capsys, jobs):
     chosen = [runs.Run(name, tiny_config) for name in "abcd"]

@@ -289,12 +289,13 @@ def record_suite(
     GPU. A run that cannot be done (its loss is no longer finite, its folder holds another run) does not stop the
     others: the reason is printed at once, and raised last.
     """
-    jobs = jobs or (4 if torch.cuda.is_available() else 1)
+    runs = [run for run in runs if progress(run, directory) != "done"]
+    jobs = min(jobs or (4 if torch.cuda.is_available() else 1), max(1, len(runs)))
     begun, failures, ended = time.monotonic(), [], threading.Event()
 
     def do(run: Run) -> None:
         left = None if time_limit is None else time_limit - (time.monotonic() - begun)
-        if progress(run, directory) == "done" or ended.is_set() or (left is not None and left <= 0):
+        if ended.is_set() or (left is not None and left <= 0):
             return
         try:
             record(run.name, run.config, directory, left, data, half_weights=half_weights, at_once=jobs)
