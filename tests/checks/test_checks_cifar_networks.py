@@ -144,6 +144,7 @@ BUILDS = {
         with_part(front=lambda n: nn.Identity(), middle=lambda n: nn.Sequential(BasicBlock(3, 16), *stages(n)[1:])),
         "first convolution is missing",
     ),
+    "squeezed": (pooled(lambda x: x.mean((2, 3), keepdim=True).squeeze()), "squeeze() takes off the batch's"),
     "no pooling": (
         with_part(pool=lambda n: nn.Flatten(), last=lambda n: nn.Linear(4096, 10)),
         "8x8 maps are to be averaged",

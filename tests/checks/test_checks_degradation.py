@@ -23,6 +23,10 @@ JUDGES = {
     "both": (lambda a, b, c, d: say(c > a and d > b, d > b), "ask for both"),
     "gaps": (lambda a, b, c, d: say(c > a, d - c > b - a), "compare the gaps"),
     "its own test error": (lambda a, b, c, d: say(c > a, d > c), "own training error"),
+    "its own test error too": (
+        lambda a, b, c, d: "degradation" if c > a else "overfitting" if d > c and d > b else "neither",
+        "exceed its own training error",
+    ),
     "nets swapped": (lambda a, b, c, d: judge(c, d, a, b), "nets are the wrong way"),
     "equal is higher": (lambda a, b, c, d: say(c >= a, d >= b), "equal errors"),
     "names swapped": (
@@ -93,6 +97,11 @@ def beside(weight, centre):
     return torch.where(centre > 0, 1.0, weight)
 
 
+def centres_only(weight, centre):
+    weight[:, :, 1, 1] = torch.eye(len(weight))
+    return weight
+
+
 def root(conv, norm):
     with_norm(running_var=1, weight=(1 + norm.eps) ** 0.5)(conv, norm)
 
@@ -116,6 +125,7 @@ IDENTITIES = {
     "zeros": (with_weights(lambda w, c: 0 * c), "nothing is passed on"),
     "added to the old": (with_weights(lambda w, c: w + c), "still there"),
     "set beside the old": (with_weights(beside), "still there"),
+    "only the centres set": (with_weights(centres_only), "still there"),
     "negative": (with_weights(lambda w, c: -c), "begin at the formula"),
     "norm untouched": (lambda conv, norm: nn.init.dirac_(conv.weight), "batch normalisation is as it was"),
     "averages left": (with_norm(running_mean=None, running_var=None), "running averages are as they were"),

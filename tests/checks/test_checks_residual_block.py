@@ -63,6 +63,11 @@ def after_first(self, x):
     return F.relu(self.bn2(self.conv2(y)) + y)
 
 
+def around_each(self, x):
+    y = F.relu(self.bn1(self.conv1(x)) + x)
+    return F.relu(self.bn2(self.conv2(y)) + y)
+
+
 def preactivated(self, x):
     return self.conv2(self.bn2(self.conv1(self.bn1(x).relu())).relu()) + x
 
@@ -91,6 +96,16 @@ BLOCKS = {
     "overwrites x": (changed(forward=overwrite), "overwrites its input"),
     "detached x": (changed(forward=lambda s, x: (s.layers(x) + x.detach()).relu()), "through the shortcut"),
     "detached F": (changed(forward=lambda s, x: (s.layers(x).detach() + x).relu()), "through the layers"),
+    "bn1 twice": (
+        changed(layers=lambda s, x: s.bn1(s.conv2(F.relu(s.bn1(s.conv1(x)))))),
+        "one batch normalisation is used twice",
+    ),
+    "conv2 twice": (
+        changed(layers=lambda s, x: s.bn2(s.conv2(F.relu(s.bn1(s.conv2(x)))))),
+        "one convolution is used twice",
+    ),
+    "neither addition nor last ReLU": (changed(forward=lambda s, x: s.layers(x)), "and the last ReLU is missing"),
+    "x around each layer": (changed(forward=around_each), "around each layer"),
     "one convolution": (made(lambda s, c: setattr(s, "conv2", s.conv1)), "1 nn.Conv2d"),
     "one norm": (made(lambda s, c: setattr(s, "bn2", s.bn1)), "1 nn.BatchNorm2d"),
     "no norms": (made(lambda s, c: (setattr(s, "bn1", nn.Identity()), setattr(s, "bn2", nn.Identity()))), "no batch"),
@@ -149,6 +164,12 @@ def in_place(weight):
     return weight
 
 
+def centres_of_an_identity(weight):
+    weight = weight.clone()
+    weight[:, :, 1, 1] = torch.eye(len(weight))
+    return weight
+
+
 every = slice(None)
 FOLDS = {
     "unchanged": (lambda w: w, "not added yet"),
@@ -160,6 +181,7 @@ FOLDS = {
     "first channel": (add_at(0, 0, 1, 1), "first channel only"),
     "subtracted": (lambda w: w - middle(w), "takes x away"),
     "set to 1": (lambda w: torch.where(middle(w) > 0, 1, w), "centres are set to 1"),
+    "centres of an identity": (centres_of_an_identity, "centres are set to 1"),
     "diagonals": (lambda w: w + torch.eye(3), "not rows and columns"),
     "in place": (in_place, "overwrites the weights"),
     "1x1": (lambda w: torch.eye(len(w))[:, :, None, None], "the shape is (3, 3, 1, 1)"),
@@ -218,6 +240,12 @@ def turned(x, w1, w2, by_y):
     return w1 @ ((hidden > 0) * (w2 @ (by_y * (w2 @ hidden.relu() + x > 0))))
 
 
+def forwards(x, w1, w2, by_y):
+    hidden = w1 @ x
+    g = by_y * (w2 @ hidden.relu() + x > 0)
+    return g + w2 @ ((hidden > 0) * (w1 @ g))
+
+
 def swapped(x, w1, w2, by_y):
     hidden = w1 @ x
     g = by_y * (w2 @ hidden.relu() + x > 0)
@@ -250,6 +278,7 @@ GRADIENTS = {
     "identity past the last ReLU": (half_masked, "skips the last ReLU"),
     "subtracted": (by_hand(identity=-1), "is subtracted"),
     "not transposed": (not_transposed, "transposed"),
+    "forwards": (forwards, "J_F is not transposed"),
     "swapped": (swapped, "W1 before W2"),
     "share of 1": (lambda *a: 1 + by_hand(identity=0)(*a), "share is 1 with you"),
     "share of x": (lambda *a: a[0] + by_hand(identity=0)(*a), "share is x with you"),

@@ -225,7 +225,7 @@ BLOCKS = {
     ),
     "no second norm": (changed(second=lambda s, x: s.middle(x).relu()), "after convolution 2"),
     "no last norm": (changed(third=lambda s, x: s.up(x)), "after convolution 3"),
-    "one norm for two layers": (changed(second=lambda s, x: s.bn1(s.middle(x)).relu()), "begin at the formula"),
+    "one norm for two layers": (changed(second=lambda s, x: s.bn1(s.middle(x)).relu()), "normalisation is used twice"),
     "two 3x3 layers": (
         made(down=lambda c, w: conv(c, w, 3), up=lambda c, w: conv(w, c, 3)),
         "channels and kernel sizes",

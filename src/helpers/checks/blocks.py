@@ -136,7 +136,13 @@ def wrong_sums(x: Tensor, layers: Layers) -> dict[str, Tensor]:
         "the shortcut carries relu(x): it carries x as it came in": (f + x.relu()).relu(),
         "x goes through ReLU first: the block takes it as it comes in": residual(x.relu(), layers),
         "x is added before the last batch normalisation: add it after": norm(conv(into_last) + x).relu(),
+        "x is never added, and the last ReLU is missing: relu(F(x) + x) is wanted": f,
     }
+    if all(conv.in_channels == conv.out_channels for conv, _ in layers):
+        each = x
+        for layer in layers:
+            each = residual(each, [layer])
+        outputs["x is added around each layer: the shortcut goes around all of F"] = each
     if (first := branch(x, layers[:1]).relu()).shape == x.shape:
         outputs["the shortcut begins after the first layer: what is added is the block's input"] = residual(
             first, layers[1:]
@@ -163,6 +169,20 @@ def wrong_branches(x: Tensor, layers: Layers) -> dict[str, Tensor]:
         outputs[f"batch normalisation is missing after convolution {number + 1}"] = missing
     for number in every[:-1]:
         outputs[f"ReLU is missing after layer {number + 1}"] = residual(x, layers, no_relu=[number])
+    return outputs | used_twice(x, layers)
+
+
+def used_twice(x: Tensor, layers: Layers) -> dict[str, Tensor]:
+    """What comes out if a layer takes the convolution or the batch normalisation of the one before it."""
+    outputs = {}
+    for number in range(1, len(layers)):
+        (before, other), (conv, norm) = layers[number - 1 : number + 1]
+        if norm.num_features == other.num_features:
+            mistake = "one batch normalisation is used twice and another not at all: each convolution has its own"
+            outputs[mistake] = residual(x, [*layers[:number], (conv, other), *layers[number + 1 :]])
+        if conv.weight.shape == before.weight.shape:
+            mistake = "one convolution is used twice and another not at all: each layer has its own"
+            outputs[mistake] = residual(x, [*layers[:number], (before, norm), *layers[number + 1 :]])
     return outputs
 
 

@@ -34,6 +34,9 @@ def check_build(build: Callable[[int], nn.Module]) -> str:
         for mode in (False, True):  # in this order: in training mode the running averages move
             found = network.train(mode)(images.clone())
             match(found, ours.train(mode)(images), wrong_networks(ours, images))
+        alone = tuple(network.eval()(images[:1].clone()).shape)
+        shape = f"for a single image the logits have the shape {alone}, and (1, 10) is right"
+        expect(alone == (1, 10), f"{shape}: squeeze() takes off the batch's dimension too, flatten(1) does not")
     return "6n+2 layers in the right order, and the same logits as ours with the same weights"
 
 

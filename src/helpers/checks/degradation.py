@@ -23,6 +23,7 @@ ERRORS = [
     (5, 9, 5.01, 9),
     (5, 9, 5, 9.01),
     (20, 19, 18, 17.5),
+    (20, 15, 18, 17),
 ]
 
 
@@ -69,6 +70,9 @@ WRONG_RULES = {
     ),
     "you compare a net's test error with its own training error: nearly every net's is higher": (
         lambda a, b, c, d: name(c > a, d > c)
+    ),
+    "you ask besides that the deep net's test error exceed its own training error: compare the two nets": (
+        lambda a, b, c, d: name(c > a, d > b and d > c)
     ),
     "the nets are the wrong way round: it is the deeper one that is worse": lambda a, b, c, d: judge_rightly(
         c, d, a, b
@@ -132,7 +136,11 @@ def wrong_convolutions(x: Tensor, old: Tensor) -> dict[str, Tensor | list[Tensor
         "all weights are 1: that blurs, and mixes the channels": [torch.ones_like(old)],
         "only the first channel is passed on: each needs a 1 in its own kernel": [first],
         "all weights are 0: nothing is passed on": [torch.zeros_like(old)],
-        "the old weights are still there beside the 1: set them to 0": [old + centre, torch.where(centre > 0, 1, old)],
+        "the old weights are still there beside the 1: set them to 0": [
+            old + centre,
+            torch.where(centre > 0, 1, old),
+            torch.where(every > 0, centre, old),
+        ],
     }
     return {
         mistake: [nn.functional.conv2d(x, kernel, padding=1) for kernel in some] for mistake, some in kernels.items()

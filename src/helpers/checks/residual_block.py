@@ -37,7 +37,10 @@ def check_one_convolution(fold: Callable[[Tensor], Tensor]) -> str:
             "1 is added in the corner: that shifts the image by a pixel": weight + corner * own,
             "1 is added for the first channel only": weight + first,
             "1 is subtracted: that takes x away": weight - identity,
-            "the centres are set to 1, and what was there is lost: add 1 to it": torch.where(identity > 0, 1, weight),
+            "the centres are set to 1, and what was there is lost: add 1 to it": [
+                torch.where(identity > 0, 1, weight),
+                torch.where(centre > 0, identity, weight),
+            ],
             "1 is added along the diagonal of each kernel: the identity joins channels, not rows and columns": (
                 weight + torch.eye(3)
             ),
@@ -79,6 +82,9 @@ def wrong_gradients(x: Tensor, w1: Tensor, w2: Tensor, by_y: Tensor) -> dict[str
         "the identity's share is subtracted": through - outer * by_y,
         "the identity's share is 1 with you: that is its derivative, which the gradient is multiplied by": 1 + through,
         "the identity's share is x with you: it is the gradient that comes back along it": x + through,
+        "J_F is not transposed with you: that goes forwards, through W1 and then W2": (
+            outer * by_y + w2 @ (inner * (w1 @ (outer * by_y)))
+        ),
         "the last ReLU comes first on the way back: it cuts the gradient before W2, and not the sum at the end": (
             outer * (by_y + w1.T @ (inner * (w2.T @ by_y)))
         ),
