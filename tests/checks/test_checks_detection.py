@@ -138,6 +138,21 @@ def best_that_is_left(scores, overlaps):
     return float((envelope(hits.cumsum(0) / torch.arange(1, len(hits) + 1)) * hits).sum() / overlaps.shape[1])
 
 
+def using_up_what_is_grazed(scores, overlaps):
+    taken, hits = set(), []
+    for row in overlaps[scores.argsort(descending=True)]:
+        best = int(row.argmax())
+        hits.append(float(row[best] >= 0.5 and best not in taken))
+        taken.add(best)
+    hits = torch.tensor(hits)
+    return float((envelope(hits.cumsum(0) / torch.arange(1, len(hits) + 1)) * hits).sum() / overlaps.shape[1])
+
+
+def from_the_first_recall(scores, overlaps):
+    hits, values = precision(scores, overlaps)
+    return float(((hits.cumsum(0) / overlaps.shape[1]).diff() * envelope(values)[1:]).sum())
+
+
 def over(divisor):
     return lambda s, o: float(exact(s, o) * o.shape[1] / divisor(s, o))
 
@@ -154,6 +169,8 @@ def over(divisor):
         "from the front": (from_the_front, "up to each recall"),
         "all at once": (all_at_once, "finds several objects"),
         "first": (first_that_reaches, "the first object"),
+        "grazed": (using_up_what_is_grazed, "uses the object up"),
+        "from the first recall": (from_the_first_recall, "recall begins at 0"),
         "stricter": (lambda s, o: exact(s, o, threshold=0.59), "rank, match, interpolate"),
         "no return": (lambda s, o: None, "is a return missing"),
         "eleven": (lambda s, o: at(s, o, 11), "VOC 2007"),

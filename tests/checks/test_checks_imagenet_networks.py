@@ -13,7 +13,7 @@ def cost(ins, outs, kernel, stride, side):
 
 @parametrised(
     {
-        "twice": (lambda *a: 2 * cost(*a), "twice that"),
+        "twice": (lambda *a: 2 * cost(*a), "twice the answer"),
         "parameters": (lambda i, o, k, s, n: i * o * k * k, "these are the weights"),
         "kernel once": (lambda i, o, k, s, n: i * o * k * (n // s) ** 2, "square it"),
         "no inputs": (lambda i, o, k, s, n: o * k**2 * (n // s) ** 2, "in_channels is missing"),

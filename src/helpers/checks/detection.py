@@ -57,35 +57,38 @@ def check_iou(iou: Callable[[Tensor, Tensor], Tensor]) -> str:
     return "as torchvision has it, 0 for boxes that lie apart"
 
 
-# Eight detections of five objects: the first finds none, the second could match two objects, two come second to one.
+# Eight detections of five objects: the first only grazes one that the seventh finds, the second could match two
+# objects, two come second to one.
 SCORES = torch.tensor([0.30, 0.90, 0.55, 0.80, 0.95, 0.70, 0.45, 0.10])
 OVERLAPS = torch.tensor(
     [
-        [0.0, 0.0, 0.56, 0.0, 0.0],
+        [0.0, 0.0, 0.66, 0.0, 0.0],
         [0.55, 0.0, 0.0, 0.85, 0.0],
         [0.0, 0.0, 0.0, 0.66, 0.1],
         [0.6, 0.0, 0.0, 0.0, 0.0],
-        [0.0, 0.0, 0.0, 0.0, 0.3],
-        [0.0, 0.9, 0.0, 0.2, 0.0],
+        [0.0, 0.0, 0.3, 0.0, 0.0],
+        [0.0, 0.57, 0.0, 0.2, 0.0],
         [0.0, 0.7, 0.0, 0.0, 0.0],
-        [0.0, 0.0, 0.35, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 0.0, 0.35],
     ]
 )
 
 
-def ranked_hits(order: Tensor, threshold: float = 0.5, duplicates: bool = False, which: str = "most") -> Tensor:
+def ranked_hits(
+    order: Tensor, threshold: float = 0.5, duplicates: bool = False, which: str = "most", grazed: bool = False
+) -> Tensor:
     """1 for each detection that finds an object, in this order.
 
     An object is found once, or by all `duplicates`; of those that reach the threshold a detection finds the one it
-    overlaps most, or the "first", or "all".
+    overlaps most, or the "first", or "all". With `grazed`, an overlap below the threshold uses an object up.
     """
     found, hits = set(), []
     for row in OVERLAPS[order]:
         reached = (row >= threshold).nonzero().flatten().tolist()
         matched = set(reached if which == "all" else reached[:1])
-        if reached and which == "most":
+        if (reached or grazed) and which == "most":
             matched = {int(row.argmax())}
-        hits.append(bool(matched if duplicates else matched - found))
+        hits.append(bool(reached and (matched if duplicates else matched - found)))
         found |= matched
     return torch.tensor(hits).float()
 
@@ -106,6 +109,12 @@ def at_recalls(hits: Tensor, objects: int, recalls: Tensor) -> float:
     recall = hits.cumsum(0) / objects
     values = [precision_of(hits)[recall >= r].amax() if (recall >= r).any() else torch.zeros(()) for r in recalls]
     return float(torch.stack(values).mean())
+
+
+def is_area(found: float, hits: Tensor, objects: int) -> bool:
+    """Whether this is the area of the staircase, exact or as COCO's mean over 101 recalls."""
+    right = area(hits, objects), at_recalls(hits, objects, torch.linspace(0, 1, 101))
+    return min(abs(found - value) for value in right) < 1e-4
 
 
 @exercise("return the average precision: rank, match each object once, and take the area under the highest precision")
@@ -142,16 +151,23 @@ def check_average_precision(average_precision: Callable[[Tensor, Tensor], float]
         "a detection matches the first object with an IoU of 0.5: it matches the one that it overlaps most": area(
             ranked_hits(order, which="first"), objects
         ),
+        "an overlap below 0.5 uses the object up in yours: only a match does": area(
+            ranked_hits(order, grazed=True), objects
+        ),
         "that is the precision of the whole list: the ranking does not matter to it": float(hits.mean()),
         "that is the recall of the whole list: precision does not matter to it": float(hits.sum() / objects),
     }
     found, right = average_precision(SCORES.clone(), OVERLAPS.clone()), area(hits, objects)
     expect(found is not None, "the answer is None, and a number is wanted: is a return missing?")
     found = float(found)
-    if abs(found - right) > 1e-4 and abs(found - at_recalls(hits, objects, torch.linspace(0, 1, 101))) > 1e-4:
+    if not is_area(found, hits, objects):
         for mistake, wrong in mistakes.items():
             expect(abs(found - wrong) > 1e-4, mistake)
         raise Mistake(f"for this list it is {right:.4f}, and yours is {found:.4f}: rank, match, interpolate, add up")
+    kept = torch.arange(len(SCORES)) != order[0]  # without the first, which finds nothing, the next one is right
+    again = float(average_precision(SCORES[kept], OVERLAPS[kept]))
+    begins = "where the first detection is right, yours loses what it adds: recall begins at 0, before any detection"
+    expect(is_area(again, hits[1:], objects), begins)
     return f"{right:.3f} for this list: every object it misses or finds twice costs something"
 
 

@@ -19,7 +19,7 @@ def check_convolution_cost(cost: Callable[[int, int, int, int, int], int]) -> st
         found, places, products = cost(ins, outs, kernel, stride, side), (side // stride) ** 2, ins * kernel**2
         expect(found is not None, "the answer is None, and a number is wanted: is a return missing?")
         mistakes = {
-            "it is twice that: a multiplication with its addition is one multiply-add in the paper": 2 * right,
+            "yours is twice the answer: a multiplication with its addition is one multiply-add in the paper": 2 * right,
             "these are the weights: each is used again at every place of the output": outs * products,
             "a kernel has kernel x kernel weights for each channel: square it": right // kernel,
             "each output sums over all input channels: in_channels is missing": right // ins,

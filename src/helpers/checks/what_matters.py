@@ -42,6 +42,18 @@ def strengths(block: BasicBlock, x: Tensor, s: float) -> tuple[Tensor, dict[str,
     """What is right at strength `s`, and what each mistake gives instead."""
     f, shortcut = block.bn2(block.conv2(block.bn1(block.conv1(x)).relu())), block.shortcut(x)
     mistakes = {
+        "the ReLU between the two layers is missing: F is convolution, BN, ReLU, convolution, BN": (
+            block.bn2(block.conv2(block.bn1(block.conv1(x)))) + s * shortcut
+        ),
+        "the first BN is missing: F is convolution, BN, ReLU, convolution, BN": (
+            block.bn2(block.conv2(block.conv1(x).relu())) + s * shortcut
+        ),
+        "the last BN is missing: F is convolution, BN, ReLU, convolution, BN": (
+            block.conv2(block.bn1(block.conv1(x)).relu()) + s * shortcut
+        ),
+        "both BNs are missing: F is convolution, BN, ReLU, convolution, BN": (
+            block.conv2(block.conv1(x).relu()) + s * shortcut
+        ),
         "the strength has no effect: this is the residual block as it was": (f + shortcut).relu(),
         "the shortcut is left out: this is the plain block": f.relu(),
         "the branch is multiplied by the strength: it stays as it is, and the shortcut is multiplied": s * f + shortcut,
