@@ -256,7 +256,7 @@ def test_a_path_that_this_machine_lacks_is_refused(tiny, begun):
     save(state, begun / runs.CHECKPOINT)
     before = snapshot(begun)
     reason = "the run is one on 10000 CPU threads and this machine has .*"
-    told = f"begun/tiny/seed-0 cannot go on here: {reason}; go on there or choose another folder"
+    told = f"begun/tiny/seed-0 cannot go on: {reason}; continue on one that can, or choose another folder"
     assert_told(tiny(begun.parents[1]), 1, told)
     assert snapshot(begun) == before
 
@@ -479,7 +479,7 @@ if where.isdecimal():
 from helpers.__main__ import main
 main()
 """
-STOP = "\nstopped; a run goes on from its last checkpoint when it is called again\n"
+STOP = "\nstopped; a run that was being recorded goes on from its last checkpoint\n"
 SMALL = ["train", "plain-8", "--data", "synthetic", "--steps", "12", "--eval-every", "3", "--out"]
 
 
@@ -508,3 +508,17 @@ def test_sigterm_while_modules_are_imported_ends_at_once(tmp_path, module):
     end = stopped(module, signal.SIGTERM, tmp_path)
     assert (end.returncode, end.stdout, end.stderr) == (143, "", STOP)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_recorded_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
+    """After a loss of power too: whole when it is moved into place, and a row when it is followed by a checkpoint."""
+    synced, fsync = [], os.fsync
+
+    def sync(number):
+        synced.append((os.fstat(number).st_size, (tmp_path / "whole").exists()))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    checkpoint.write(tmp_path / "whole", b"12345")
+    runs.append(tmp_path / "rows", {"step": 1})
+    assert synced == [(5, False), (len('{"step": 1}\n'), True)]

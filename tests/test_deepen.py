@@ -71,3 +71,10 @@ def test_blocks_that_cannot_be_an_identity_are_refused(changes):
     network = ResNet(dataclasses.replace(spec, **changes))
     with pytest.raises(ValueError, match="can be made an identity"):
         deepen(network, more(network))
+
+
+def test_the_deeper_net_has_the_precision_of_the_shallower():
+    network, images = shallow()
+    deeper = deepen(network.double(), more(network))
+    assert {parameter.dtype for parameter in deeper.parameters()} == {torch.float64}
+    assert torch.equal(deeper(images.double()), network(images.double()))

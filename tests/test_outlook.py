@@ -115,7 +115,7 @@ def test_what_ran_elsewhere_or_otherwise_tells_nothing(tmp_path, path, devices):
     assert lines == ["plain-20 seed 0: missing   unknown", "resnet-56 seed 0: missing  unknown"]
     assert said == (
         "How long the unknown ones take cannot be said: no run is recorded on Some CPU, bfloat16, CPU threads: 2. "
-        "Recording for two minutes would tell: `python -m helpers suite NAME --time-limit 120`."
+        "Recording for two minutes would tell: `.venv/bin/python -m helpers suite NAME --time-limit 120`."
     )
 
 
@@ -143,6 +143,17 @@ def test_runs_recorded_at_once_share_the_device(tmp_path):
     assert "~5.3 h" in alone and "~1.3 h" in line
 
 
+def test_each_interval_is_reckoned_with_the_runs_that_shared_the_device_then(tmp_path):
+    """Begun at once with three others, ended alone and four times as fast."""
+    rows = ((1000, 400), (2000, 800), (3000, 1200), (4000, 1300))
+    folder = write_run(tmp_path, "quick", "plain-20", rows=rows, errors=(12.0,) * 4)
+    about = json.loads((folder / "run.json").read_text())
+    first = about["stretches"][0] | {"at_once": 4}
+    about["stretches"] = [first, first | {"from_step": 3000, "at_once": 1}]
+    (folder / "run.json").write_text(json.dumps(about))
+    assert paces(tmp_path)[0].rate == 128 * 1000 / 100
+
+
 def test_a_run_goes_on_where_it_was_begun(tmp_path):
     write_run(tmp_path, "quick", "plain-20")
     write_run(tmp_path, "paper", "plain-20", 0, {**CPU, "threads": 1}, steps=64_000, finished=False)
@@ -158,6 +169,15 @@ def test_a_folder_with_another_configuration_waits_for_a_person(tmp_path):
     write_run(tmp_path, "paper", "plain-20", steps=4000)
     lines = outlook([experiment("plain-20")], tmp_path / "paper", recorded=tmp_path)
     assert len(lines) == 1 and lines[0].startswith("plain-20 seed 0: not done: another configuration")
+
+
+@pytest.mark.parametrize(("file", "said"), [("run.json", "not done: "), ("metrics.jsonl", "done")])
+def test_a_damaged_folder_keeps_nobody_from_an_estimate_of_the_others(tmp_path, file, said):
+    write_run(tmp_path, "quick", "plain-20")
+    (write_run(tmp_path, "paper", "resnet-20", steps=64_000) / file).write_text("{\n")
+    lines, _ = tell([experiment("resnet-20"), experiment("plain-20")], tmp_path)
+    assert lines[0].startswith(f"resnet-20 seed 0: {said}")
+    assert lines[1] == "plain-20 seed 0: missing   ~5.3 h, as quick/plain-20"
 
 
 def test_runs_in_a_folder_elsewhere_tell_their_rate_too(tmp_path):

@@ -12,11 +12,10 @@ from torchvision.datasets import CIFAR10
 
 from helpers import RUNS
 from helpers.analysis import gradient_norms, norms_of_3x3
-from helpers.config import Config
 from helpers.data import Split, mean_image, normalise
 from helpers.experiments import SUITES
 from helpers.models import ResNet
-from helpers.records import WEIGHTS, load_network, read_about, read_rows, run_folders
+from helpers.records import WEIGHTS, load_network, load_runs, read_about, read_rows, run_folders
 from helpers.runs import progress
 from helpers.train import evaluate, start
 
@@ -32,10 +31,16 @@ def test_what_is_recorded_is_what_its_suite_asks_for():
     """The recorded files are older than some fields of a configuration."""
     for folder in run_folders():
         about = read_about(folder)
-        asked = {(run.name, run.config.seed): run.config.as_dict() for run in SUITES[folder.parts[-3]].runs}
+        asked = {(run.name, run.config.seed): run.config for run in SUITES[folder.parts[-3]].runs}
         assert about["config"] == asked[about["name"], about["seed"]], folder
         assert about["data"] == {"name": "cifar10", "md5": dict(CIFAR10.train_list + CIFAR10.test_list)}
     assert {progress(run, RUNS / "quick") for run in SUITES["quick"].runs} == {"done"}
+
+
+def test_a_table_of_no_runs_has_the_columns_of_any_other(tmp_path):
+    none, some = load_runs(tmp_path), load_runs()
+    assert none.dtypes.to_dict() == some.dtypes.to_dict()
+    assert none[none.finished].query("suite == 'paper' and depth > 56").groupby("network").step.idxmax().empty
 
 
 def test_the_readme_beside_them_names_the_suites():
@@ -46,7 +51,7 @@ def test_the_readme_beside_them_names_the_suites():
 @each(FINISHED)
 def test_a_finished_run_has_all_its_rows(folder):
     about, rows = read_about(folder), read_rows(folder)
-    config = Config.from_dict(about["config"])
+    config = about["config"]
     steps = config.schedule.steps
     assert [row["step"] for row in rows] == list(range(config.eval_every, steps + 1, config.eval_every))
     assert about["images_per_second"] == pd.Series([row["images_per_second"] for row in rows]).median()
@@ -80,7 +85,7 @@ def test_kept_weights_have_the_error_recorded(folder, cifar, mean):
 def test_a_net_begins_with_the_weights_that_it_was_recorded_with(cifar, mean):
     """They and the first images give the gradients of step 0."""
     folder = RUNS / "paper" / "resnet-20" / "seed-0"
-    config = dataclasses.replace(Config.from_dict(read_about(folder)["config"]), precision="float32", compiled=False)
+    config = dataclasses.replace(read_about(folder)["config"], precision="float32", compiled=False)
     images, labels = (part[:128] for part in cifar.train)
     norms = gradient_norms(start(config, "cpu").network, normalise(images, mean), labels)
     recorded = pd.read_csv(folder / "gradients.csv").query("step == 0").set_index("layer").norm

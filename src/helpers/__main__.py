@@ -123,7 +123,7 @@ def results(
 def stop(number: int, _frame) -> None:
     """End at once, which runs are made for: an exception raised here can be lost in whatever import is under way."""
     with contextlib.suppress(OSError):
-        os.write(2, b"\nstopped; a run goes on from its last checkpoint when it is called again\n")
+        os.write(2, b"\nstopped; a run that was being recorded goes on from its last checkpoint\n")
     os._exit(128 + number)
 
 

@@ -45,7 +45,7 @@ class Config:
     decay_all: bool = True  # False leaves batch normalisation and biases without weight decay
     nesterov: bool = False
     initialisation: Initialisation = "fan in"
-    norm_parts: int = 1  # of a batch, normalised each by itself: 2 for what two GPUs that share the batch do
+    norm_parts: int = 1  # batch normalisation over batch_size / norm_parts images at a time: 2 as by two GPUs
     channel_statistics: bool = False  # normalise by each channel's mean and std instead of the mean image
     padding: Padding = "zeros"
     sampling: Sampling = "epochs"
@@ -53,8 +53,8 @@ class Config:
     held_out: int = 0  # training images, from the end, to evaluate on instead of the test set: 5,000 in the paper
     eval_every: int = 500  # steps between rows of metrics
     seed: int = 0
-    precision: Precision = "auto"  # "auto": what the device does best
-    compiled: bool | None = None  # fused kernels; None: where that repays itself
+    precision: Precision = "auto"  # "auto": bfloat16 where the device is faster with it
+    compiled: bool | None = None  # fused kernels of torch.compile; None: if that repays itself in so many steps
 
     def __post_init__(self):
         choices = {"initialisation": Initialisation, "padding": Padding, "sampling": Sampling, "precision": Precision}
@@ -69,10 +69,6 @@ class Config:
     @staticmethod
     def from_dict(values: dict) -> "Config":
         """The inverse of `as_dict`."""
-        spec = {
-            **values["spec"],
-            "blocks": tuple(values["spec"]["blocks"]),
-            "widths": tuple(values["spec"]["widths"]),
-        }
-        schedule = {**values["schedule"], "milestones": tuple(values["schedule"]["milestones"])}
-        return Config(**{**values, "spec": Spec(**spec), "schedule": Schedule(**schedule)})
+        spec = values["spec"] | {name: tuple(values["spec"][name]) for name in ("blocks", "widths")}
+        schedule = values["schedule"] | {"milestones": tuple(values["schedule"]["milestones"])}
+        return Config(**values | {"spec": Spec(**spec), "schedule": Schedule(**schedule)})

@@ -1,4 +1,4 @@
-"""A deeper net that computes what a shallower one does: the solution by construction of Sec. 1."""
+"""The solution by construction of Sec. 1: identity layers added to a trained net."""
 
 import copy
 from dataclasses import replace
@@ -9,7 +9,7 @@ from helpers.models import BasicBlock, ResNet, Spec
 
 
 def deepen(network: ResNet, spec: Spec) -> ResNet:
-    """The deeper net of `spec` that computes what `network` does: Sec. 1's solution by construction.
+    """The deeper net of `spec` that computes what `network` does.
 
     Each stage has copies of the network's blocks, then new ones that pass their input on. In evaluation mode the
     outputs agree to the last bit, in float32 on a CPU; those of a residual net in training mode too. Raises ValueError
@@ -19,7 +19,8 @@ def deepen(network: ResNet, spec: Spec) -> ResNet:
     fewer = any(new < had for new, had in zip(spec.blocks, old.blocks, strict=False))
     if fewer or spec.widths != old.widths or replace(spec, blocks=old.blocks) != old:
         raise ValueError(f"{spec} is not {old} with more blocks: only the numbers of blocks may differ, and only grow")
-    deeper, blocks, position = ResNet(spec), iter(network.blocks), 0
+    deeper = ResNet(spec).to(network.fc.weight)  # of its device and precision
+    blocks, position = iter(network.blocks), 0
     for part in ("stem", "end", "fc"):
         setattr(deeper, part, copy.deepcopy(getattr(network, part)))
     for had, count in zip(old.blocks, spec.blocks, strict=True):

@@ -12,11 +12,10 @@ import torch
 
 from helpers import RUNS
 from helpers.analysis import count_cost
-from helpers.config import Config
 from helpers.data import load_data
 from helpers.experiments import Run, select, suite
 from helpers.models import Spec
-from helpers.records import CHECKPOINT, read_about, read_rows, run_folders
+from helpers.records import CHECKPOINT, RunError, read_about, read_rows, run_folder, run_folders
 from helpers.runs import device_name, progress, record_suite
 from helpers.step import choose_path, examine
 
@@ -26,13 +25,16 @@ class Pace(NamedTuple):
 
     name: str  # of the experiment
     source: str  # where it is recorded, in words
-    site: str
+    setting: str
     spec: Spec
     rate: float  # training images per second of wall time, evaluations included, of all runs that share the device
 
 
-def site(path: dict, device: str) -> str:
-    """What two runs must share for the speed of one to tell that of the other; `device` in words, as runs name it."""
+def describe_setting(path: dict, device: str) -> str:
+    """Device, precision and threads or compiling in words: where runs agree in it, the speed of one tells the other's.
+
+    `device` is the name that runs record.
+    """
     # compiling changes it by a quarter at most (benchmarks/README.md), and threads matter nowhere else
     compiled = "compiled" if path["compiled"] else "not compiled"
     how = f"CPU threads: {path['threads']}" if path["device"] == "cpu" else compiled
@@ -43,16 +45,29 @@ def paces(directory: Path, suite: str = "*") -> list[Pace]:
     """Of every run, finished or begun, that stayed on one device."""
     found = []
     for folder in run_folders(directory, suite):
-        about, rows = read_about(folder), read_rows(folder)
-        config, devices = Config.from_dict(about["config"]), {stretch["device"] for stretch in about["stretches"]}
+        try:
+            about, rows = read_about(folder), read_rows(folder)
+        except RunError:  # `progress` tells of it; an estimate can do without
+            continue
+        config, devices = about["config"], {stretch["device"] for stretch in about["stretches"]}
         times = [(0, 0.0), *((row["step"], row["seconds"]) for row in rows)]
-        rates = [config.batch_size * (b - a) / (end - begun) for (a, begun), (b, end) in pairwise(times) if end > begun]
+        rates = [
+            sharing(about, a) * config.batch_size * (b - a) / (end - begun)
+            for (a, begun), (b, end) in pairwise(times)
+            if end > begun
+        ]
         if len(devices) == 1 and rates:
             # kernels may be compiled in the first interval; the median, since a machine may be paused in others
-            rate = statistics.median(rates[1:] or rates) * about["stretches"][-1].get("at_once", 1)
-            source = "/".join(folder.parts[-3:-1])
-            found.append(Pace(about["name"], source, site(about["path"], devices.pop()), config.spec, rate))
+            rate, source = statistics.median(rates[1:] or rates), "/".join(folder.parts[-3:-1])
+            setting = describe_setting(about["path"], devices.pop())
+            found.append(Pace(about["name"], source, setting, config.spec, rate))
     return found
+
+
+def sharing(about: dict, step: int) -> int:
+    """How many runs shared the device in the interval that began behind `step` steps."""
+    stretches = [stretch for stretch in about["stretches"] if stretch["from_step"] <= step]
+    return stretches[-1].get("at_once", 1)  # older files lack it
 
 
 def relative_cost(a: Spec, b: Spec) -> float:
@@ -61,7 +76,10 @@ def relative_cost(a: Spec, b: Spec) -> float:
 
 
 def nearest(run: Run, known: list[Pace]) -> Pace:
-    """Of `known` the run's own experiment, else the nearest in multiply-adds; of two such, plain beside plain."""
+    """The one of `known` to estimate `run` by: its own experiment, else the net of the nearest cost.
+
+    Of two of the same cost, the one that is plain, or residual, as it is.
+    """
     spec = run.config.spec
 
     def unlike(pace: Pace) -> tuple:
@@ -72,12 +90,15 @@ def nearest(run: Run, known: list[Pace]) -> Pace:
 
 
 def remaining(run: Run, directory: Path) -> tuple[int, str]:
-    """The steps that a run has yet to take, and the `site` where it will.
+    """The steps that a run has yet to take, and the setting in which it will, in words.
 
-    No step is left of a run whose folder holds another configuration: it cannot be recorded there.
+    None is left of a run whose folder is damaged or holds another configuration: it cannot be recorded there.
     """
-    folder, config = directory / run.name / f"seed-{run.config.seed}", run.config
-    about, rows = read_about(folder), read_rows(folder)
+    folder, config = run_folder(directory, run.name, run.config.seed), run.config
+    try:
+        about, rows = read_about(folder), read_rows(folder)
+    except RunError:  # `progress` tells of it
+        return 0, ""
     gpu = torch.cuda.is_available()
     begun = about is not None and (about["finished"] or (folder / CHECKPOINT).exists())  # else it starts over
     if not begun:
@@ -86,9 +107,9 @@ def remaining(run: Run, directory: Path) -> tuple[int, str]:
     else:
         path = about["path"]  # a run goes on as it was begun
     here = "a GPU (there is none here)" if path["device"] == "cuda" and not gpu else device_name(path["device"])
-    another = about is not None and about["config"] != config.as_dict()
+    another = about is not None and about["config"] != config
     done = rows[-1]["step"] if begun and rows else 0
-    return 0 if another else config.schedule.steps - done, site(path, here)
+    return 0 if another else config.schedule.steps - done, describe_setting(path, here)
 
 
 def in_words(seconds: float) -> str:
@@ -115,7 +136,7 @@ def outlook(
     width = max((len(text) for text, (steps, _) in zip(words, left, strict=True) if steps), default=0)
     lines, times, unknown = [], [], set()
     for run, text, (steps, where) in zip(runs, words, left, strict=True):
-        alike = [pace for pace in known if pace.site == where]
+        alike = [pace for pace in known if pace.setting == where]
         if not alike and live:
             alike = [Pace("", "the net trained above", where, *live)]
         if steps == 0:
@@ -143,7 +164,7 @@ def conclude(times: list[float], unknown: set[str]) -> list[str]:
     if unknown:
         said.append(
             f"How long the unknown ones take cannot be said: no run is recorded on {' or on '.join(sorted(unknown))}. "
-            "Recording for two minutes would tell: `python -m helpers suite NAME --time-limit 120`."
+            "Recording for two minutes would tell: `.venv/bin/python -m helpers suite NAME --time-limit 120`."
         )
     return ["", *(line for text in said for line in textwrap.wrap(text, 80, break_on_hyphens=False))] if said else []
 

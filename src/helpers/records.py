@@ -16,6 +16,13 @@ from helpers.models import ResNet
 
 ABOUT, METRICS = "run.json", "metrics.jsonl"
 WEIGHTS, CHECKPOINT = "weights.safetensors", "checkpoint.safetensors"
+COLUMNS = {  # of a table of rows, with their types
+    **dict.fromkeys(("step", "depth", "seed", "steps"), int),
+    **dict.fromkeys(("lr", "train_loss", "train_error", "test_loss", "test_error"), float),
+    **dict.fromkeys(("seconds", "images_per_second"), float),
+    **dict.fromkeys(("suite", "network", "kind", "shortcut", "data", "precision"), str),
+    "finished": bool,
+}
 MEND = "put a whole copy of it back, or remove the folder to start over"
 
 
@@ -41,7 +48,10 @@ def read_rows(folder: Path) -> list[dict]:
 
 
 def read_about(folder: Path) -> dict | None:
-    """The contents of a folder's `run.json`; None if nothing is recorded in it. Raises RunError if it is damaged."""
+    """The contents of a folder's `run.json`, its `config` a `Config`; None if nothing is recorded in it.
+
+    Raises RunError if it is damaged.
+    """
     path = folder / ABOUT
     if not path.exists():
         if kept := [name for name in (METRICS, CHECKPOINT, WEIGHTS) if (folder / name).exists()]:
@@ -49,7 +59,7 @@ def read_about(folder: Path) -> dict | None:
         return None
     try:
         about = json.loads(path.read_bytes())
-        about["config"] = Config.from_dict(about["config"]).as_dict()  # older files lack what is at its default
+        about["config"] = Config.from_dict(about["config"])  # what an older file lacks is at its default
         about["name"], about["seed"], about["data"]["md5"], about["path"], about["stretches"], about["finished"]
     except (KeyError, TypeError, ValueError):
         raise RunError(f"{path} is damaged or of another version of this program: {MEND}") from None
@@ -68,12 +78,17 @@ def load_network(folder: str | Path) -> ResNet:
     about, path = read_about(Path(folder)), Path(folder) / WEIGHTS
     if about is None or not path.exists():
         raise RunError(f"{folder} holds no trained network: its {ABOUT} or {WEIGHTS} is missing")
-    network = ResNet(Config.from_dict(about["config"]).spec)
+    network = ResNet(about["config"].spec)
     try:
         network.load_state_dict(safetensors.torch.load_file(path))
     except (SafetensorError, RuntimeError):
         raise RunError(f"{path} is damaged or of another network than {ABOUT} says: {MEND}") from None
     return network.eval()
+
+
+def run_folder(directory: str | Path, name: str, seed: int) -> Path:
+    """The folder of one run in its suite's `directory`."""
+    return Path(directory) / name / f"seed-{seed}"
 
 
 def run_folders(directory: str | Path = RUNS, suite: str = "*") -> list[Path]:
@@ -82,7 +97,7 @@ def run_folders(directory: str | Path = RUNS, suite: str = "*") -> list[Path]:
 
 
 def load_runs(directory: str | Path = RUNS, suite: str = "*") -> pd.DataFrame:
-    """All rows of metrics as one tidy table, a row per run and evaluation; empty if nothing is recorded.
+    """All rows of metrics as one tidy table, a row per run and evaluation; without rows if nothing is recorded.
 
     Columns: those of the metrics (step, lr, losses in nats, errors in percent, seconds), then suite, network, depth,
     kind ("plain" or "residual"), shortcut, seed, data, precision, steps (of the schedule), finished.
@@ -92,22 +107,22 @@ def load_runs(directory: str | Path = RUNS, suite: str = "*") -> pd.DataFrame:
         about = read_about(folder)
         if rows := read_rows(folder):  # none yet in a run's first interval
             tables.append(tabulate(folder.parent.parent.name, about, rows))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def tabulate(suite: str, about: dict, rows: list[dict]) -> pd.DataFrame:
     """Rows of metrics with what identifies their run, from the contents of its `run.json`, in every row."""
-    spec = Config.from_dict(about["config"]).spec
+    config = about["config"]
     return pd.DataFrame(rows).assign(
         suite=suite,
         network=about["name"],
-        depth=spec.depth,
-        kind="plain" if spec.shortcut == "plain" else "residual",
-        shortcut=spec.shortcut,
+        depth=config.spec.depth,
+        kind="plain" if config.spec.shortcut == "plain" else "residual",
+        shortcut=config.spec.shortcut,
         seed=about["seed"],
         data=about["data"]["name"],
         precision=about["path"]["precision"],
-        steps=about["config"]["schedule"]["steps"],
+        steps=config.schedule.steps,
         finished=about["finished"],
     )
 

@@ -7,7 +7,6 @@ import pandas as pd
 from helpers import ROOT, RUNS
 from helpers.analysis import count_cost
 from helpers.checkpoint import write
-from helpers.config import Config
 from helpers.paper import load_table
 from helpers.records import MEND, METRICS, RunError, read_about, read_rows, run_folders, tabulate
 
@@ -45,7 +44,7 @@ def load_ends(directory: Path = RUNS) -> pd.DataFrame:
             table, kind = tabulate(folder.parts[-3], about, rows), about["path"]["device"]
             processor = " and ".join(sorted({stretch["device"] for stretch in about["stretches"]}))
             machine = processor if kind == "cuda" else kind.upper()
-            more = {"spec": Config.from_dict(about["config"]).spec, "processor": processor, "machine": machine}
+            more = {"spec": about["config"].spec, "processor": processor, "machine": machine}
             ends.append(table.iloc[-1].to_dict() | {"best": table.test_error.min()} | more)
     return pd.DataFrame(ends)
 

@@ -29,12 +29,22 @@ from helpers.checkpoint import CheckpointError, load, save, write
 from helpers.config import Config
 from helpers.data import Data, load_data, normalise
 from helpers.experiments import Run
-from helpers.records import ABOUT, CHECKPOINT, METRICS, WEIGHTS, RunError, read_about, read_rows, read_table
+from helpers.records import (
+    ABOUT,
+    CHECKPOINT,
+    METRICS,
+    WEIGHTS,
+    RunError,
+    read_about,
+    read_rows,
+    read_table,
+    run_folder,
+    tabulate,
+)
 from helpers.records import load_network as load_network
 from helpers.records import load_runs as load_runs
 from helpers.records import load_series as load_series
-from helpers.records import tabulate as tabulate
-from helpers.step import ALONE, PathError
+from helpers.step import PROCESS_LOCK, PathError
 from helpers.train import NotFinite, State, divide, start, statistics, train
 
 
@@ -51,12 +61,12 @@ def record(
 
     Kill it at any moment and call it again: it goes on from the last evaluation and ends as the uninterrupted run
     would. A finished run is left as it is. With a `time_limit` in seconds it returns early, behind a checkpoint,
-    once another interval would not fit. `at_once`, how many runs share the device, is recorded, since it decides how
-    fast each is. Raises RunError if the folder holds another run or cannot be written, if
-    another process is recording into it, or if this machine cannot go on with it; NotFinite, CheckpointError,
-    PathError and, from CIFAR-10's files, DataError come from below.
+    once another interval would not fit. `at_once`, how many runs may share the device, is recorded, since it decides
+    how fast each is. Raises RunError if the folder holds another run, cannot be written or is being recorded into by
+    another process, or if this machine cannot go on with it; PathError, NotFinite, CheckpointError and, from CIFAR-10's
+    files, DataError pass through.
     """
-    folder, data = Path(directory) / name / f"seed-{config.seed}", data or load_data("cifar10")
+    folder, data = run_folder(directory, name, config.seed), data or load_data("cifar10")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / "run.lock", timeout=0):
@@ -74,6 +84,7 @@ def record(
 
 
 def record_locked(folder: Path, name, config: Config, data: Data, time_limit, half_weights, at_once) -> Path:
+    """`record`, for the process that holds the folder's lock."""
     about = read_about(folder)
     if about:
         refuse_another(folder, about, config, data)
@@ -87,8 +98,8 @@ def record_locked(folder: Path, name, config: Config, data: Data, time_limit, ha
     write_about(folder, about)
     write_rows(folder, rows)
     train_split, test_split = divide(config, data.train, data.test)
-    known = statistics(config, train_split)
-    probe = normalise(train_split.images[:128], *known), train_split.labels[:128]
+    mean_std = statistics(config, train_split)
+    probe = normalise(train_split.images[:128], *mean_std), train_split.labels[:128]
     if state.step == 0:
         record_gradients(folder, state, *probe)
     before = state.seconds
@@ -102,7 +113,7 @@ def record_locked(folder: Path, name, config: Config, data: Data, time_limit, ha
         passed, interval, before = time.monotonic() - begun, row["seconds"] - before, row["seconds"]
         if time_limit is not None and passed + interval > time_limit and state.step < config.schedule.steps:
             return folder
-    finish(folder, about, state, normalise(test_split.images, *known), half_weights)
+    finish(folder, about, state, normalise(test_split.images, *mean_std), half_weights)
     return folder
 
 
@@ -125,7 +136,7 @@ def resume(folder: Path, config: Config) -> tuple[State, list[dict]]:
     try:
         state = load(checkpoint)
     except PathError as error:
-        raise RunError(f"{folder} cannot go on here: {error}; go on there or choose another folder") from error
+        raise RunError(f"{folder} cannot go on: {error}; continue on one that can, or choose another folder") from error
     if state.config != config:
         raise CheckpointError(f"{checkpoint} is of another configuration than {folder}: delete it to start over")
     kept = [row for row in rows if row["step"] <= state.step]
@@ -140,7 +151,7 @@ def resume(folder: Path, config: Config) -> tuple[State, list[dict]]:
 def refuse_another(folder: Path, about: dict, config: Config, data: Data) -> None:
     """Raise RunError if the folder was begun with another configuration or other data."""
     wanted = {**flat(config.as_dict()), "data": data.md5}
-    found = {**flat(about["config"]), "data": about["data"]["md5"]}
+    found = {**flat(about["config"].as_dict()), "data": about["data"]["md5"]}
     if differing := [key for key in wanted | found if wanted.get(key) != found.get(key)]:
         pairs = ", ".join(f"{key} {found.get(key)} instead of {wanted.get(key)}" for key in differing if key != "data")
         raise RunError(f"{folder} holds another run ({pairs or 'other data'}): choose another folder or remove it")
@@ -159,7 +170,7 @@ def describe(name: str, data: Data, state: State) -> dict:
     return {
         "name": name,
         "seed": state.config.seed,
-        "config": state.config.as_dict(),
+        "config": state.config,
         "data": {"name": data.name, "md5": data.md5},
         "path": dataclasses.asdict(state.path),
         "stretches": [],
@@ -215,7 +226,8 @@ def is_quarter(config: Config, step: int) -> bool:
 
 
 def record_gradients(folder: Path, state: State, images: torch.Tensor, labels: torch.Tensor) -> None:
-    with ALONE:  # as in `train.measure`
+    """Add each layer's gradient at the present step to `gradients.csv`, in place of what a kill left of it."""
+    with PROCESS_LOCK:  # as in `train.measure`
         norms = gradient_norms(state.network, images.to(state.device), labels.to(state.device))
     table = norms.reset_index().assign(step=state.step)[["step", "layer", "norm"]]
     path = folder / "gradients.csv"
@@ -226,8 +238,11 @@ def record_gradients(folder: Path, state: State, images: torch.Tensor, labels: t
 
 
 def finish(folder: Path, about: dict, state: State, images: torch.Tensor, half_weights: bool) -> None:
-    """Write what is known only at the end; `run.json` last, so that a finished run has everything."""
-    with ALONE:  # as in `train.measure`
+    """Write what is known only at the end; `run.json` last, so that a finished run has everything.
+
+    `images` are all test images, normalised.
+    """
+    with PROCESS_LOCK:  # as in `train.measure`
         responses = layer_responses(state.network, images.to(state.device))
     write(folder / "responses.csv", responses.to_csv().encode())
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.network.state_dict().items()}
@@ -243,7 +258,7 @@ def finish(folder: Path, about: dict, state: State, images: torch.Tensor, half_w
 
 
 def write_about(folder: Path, about: dict) -> None:
-    write(folder / ABOUT, json.dumps(about, indent=1).encode())
+    write(folder / ABOUT, json.dumps(about | {"config": about["config"].as_dict()}, indent=1).encode())
 
 
 def write_rows(folder: Path, rows: list[dict]) -> None:
@@ -259,7 +274,7 @@ def append(path: Path, row: dict) -> None:
 
 def progress(run: Run, directory: str | Path) -> str:
     """How far a run has come, in words."""
-    folder = Path(directory) / run.name / f"seed-{run.config.seed}"
+    folder = run_folder(directory, run.name, run.config.seed)
     try:
         about = read_about(folder)
         rows = read_rows(folder) if (folder / CHECKPOINT).exists() else []  # without one it starts over
@@ -267,7 +282,7 @@ def progress(run: Run, directory: str | Path) -> str:
         return f"not done: {error}"
     if about is None:
         return "missing"
-    if about["config"] != run.config.as_dict():
+    if about["config"] != run.config:
         return f"not done: another configuration is recorded in {folder}"
     if about["finished"]:
         return "done"
