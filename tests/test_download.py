@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torchvision.datasets import CIFAR10
 
 from helpers import data
@@ -149,3 +150,16 @@ def test_cifar10_is_downloaded_once_checked_and_read(serve, small_cifar, tmp_pat
     stored = CIFAR10(tmp_path / "data").data[7]
     assert torch.equal(loaded.train.images[7], torch.from_numpy(stored).permute(2, 0, 1))
     assert len(loaded.md5) == 6
+
+
+def test_whoever_waits_for_a_download_takes_what_it_brought(small_cifar, monkeypatch, tmp_path):
+    root, fetched = tmp_path / "data", []
+    root.mkdir()
+    monkeypatch.setattr(data, "fetch", lambda *asked: fetched.append(asked) or small_cifar)
+    with FileLock(root / f"{data.ARCHIVE}.lock"):
+        waiting = threading.Thread(target=load_data, args=("cifar10", root))
+        waiting.start()
+        waiting.join(0.5)  # while the lock is held it cannot end
+        data.unpack(small_cifar, root)
+    waiting.join()
+    assert not fetched

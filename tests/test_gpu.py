@@ -20,7 +20,7 @@ from helpers.data import Data, mean_image, normalise, synthetic
 from helpers.experiments import EXPERIMENTS, Run
 from helpers.models import cifar_spec
 from helpers.runs import own_stream, progress, record_suite
-from helpers.step import ALONE, take_path
+from helpers.step import PROCESS_LOCK, take_path
 from helpers.train import make_plans, prepare, start, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -43,7 +43,7 @@ def data() -> Data:
 @pytest.fixture
 def by_rule(monkeypatch):
     def follow(path):
-        with ALONE:  # the other runs of this process, which go on meanwhile, never see cuDNN choose by time
+        with PROCESS_LOCK:  # the other runs of this process, which go on meanwhile, never see cuDNN choose by time
             take_path(path)
             torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
 

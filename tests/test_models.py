@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from helpers.analysis import count_cost
-from helpers.experiments import EXPERIMENTS
+from helpers.experiments import EXPERIMENTS, VARIANTS
 from helpers.models import (
     BasicBlock,
     Bottleneck,
@@ -14,6 +14,7 @@ from helpers.models import (
     PreactivationBlock,
     ResNet,
     Scale,
+    SingleBlock,
     Spec,
     SplitNorm,
     cifar_spec,
@@ -218,6 +219,7 @@ def test_another_initialisation_draws_the_same_numbers():
     assert differing == ["blocks.0.bn2.weight"]
     stem = usual["stem.0.weight"] * (3 / 8) ** 0.5  # a fan-in of 3 channels, a fan-out of 8
     torch.testing.assert_close(out["stem.0.weight"], stem)
+    assert torch.equal(out["fc.weight"], usual["fc.weight"])
 
 
 def test_a_split_norm_is_one_norm_for_each_part():
@@ -261,3 +263,27 @@ def test_unknown_depths_shortcuts_and_stems_are_refused():
 )
 def test_depth_counts_weighted_layers(spec, depth):
     assert spec.depth == depth
+
+
+@pytest.mark.parametrize("name", ["plain-20", "resnet-20", "resnet-20-C", *VARIANTS])
+def test_norms_average_as_the_design_says(name):
+    """PyTorch's momentum of 0.1 is other frameworks' 0.9."""
+    with torch.device("meta"):
+        norms = [m for m in ResNet(EXPERIMENTS[name].spec).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {(norm.momentum, norm.eps, norm.affine) for norm in norms} == {(0.1, 1e-5, True)}
+
+
+def test_a_variant_is_the_residual_net_with_what_its_name_says():
+    widths = (16, 32, 64)
+    expected = {f"resnet-56-strength-{s}": Spec((9, 9, 9), widths, strength=s) for s in (0.25, 0.5, 0.75)}
+    expected |= {"resnet-56-single": Spec((18, 18, 18), widths, single=True)}
+    expected |= {f"resnet-{6 * n + 2}-preactivation": Spec((n,) * 3, widths, preactivation=True) for n in (9, 18)}
+    assert {name: config.spec for name, config in VARIANTS.items()} == expected
+
+
+def test_relu_comes_after_the_addition_of_one_layer_too():
+    block = SingleBlock(4, 4, shortcut="A")
+    nn.init.zeros_(block.bn1.weight)
+    nn.init.constant_(block.bn1.bias, -1.0)
+    x = torch.rand(2, 4, 5, 5) * 2
+    assert torch.equal(block(x), (x - 1).relu())

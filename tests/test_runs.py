@@ -380,3 +380,16 @@ def test_every_run_of_a_suite_has_a_folder_of_its_own():
 def test_only_nets_of_110_layers_and_more_are_warmed_up():
     gated = {name for name, config in EXPERIMENTS.items() if config.schedule.warmup_lr is not None}
     assert gated == {"plain-110", "resnet-110", "resnet-110-preactivation", "resnet-1202"}
+
+
+def test_a_run_that_starts_over_says_how_it_was_computed(tmp_path, tiny_config, tiny_data):
+    """Not how its first stretch was, of which nothing is left."""
+    folder = record("tiny", tiny_config, tmp_path, data=tiny_data, time_limit=0)
+    about = json.loads((folder / "run.json").read_text())
+    about["path"]["precision"] = "bfloat16"  # as of a machine whose choice was another
+    (folder / "run.json").write_text(json.dumps(about))
+    (folder / runs.CHECKPOINT).unlink()
+    record("tiny", tiny_config, tmp_path, data=tiny_data)
+    about = json.loads((folder / "run.json").read_text())
+    assert about["path"]["precision"] == "float32"
+    assert [stretch["from_step"] for stretch in about["stretches"]] == [0]

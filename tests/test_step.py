@@ -284,3 +284,20 @@ def test_a_path_brings_back_its_number_of_threads():
 def test_on_a_gpu_the_number_of_cpu_threads_binds_nobody(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     take_path(replace(EAGER, device="cuda", threads=10_000))
+
+
+def test_float32_is_rounded_nowhere(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    take_path(EAGER)
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
+@COMPILER
+def test_in_bfloat16_a_fused_norm_sums_in_float32():
+    """The gradients of its weight and bias, beside those in double precision from the same rounded numbers."""
+    norm, x = torch.nn.BatchNorm2d(8), torch.randn(16, 8, 6, 6).bfloat16().requires_grad_()
+    exact, grad = copy.deepcopy(norm).double(), torch.randn(16, 8, 6, 6).bfloat16()
+    NormReLU(norm)(x, None).backward(grad)
+    exact(x.detach().double()).relu().backward(grad.double())
+    for ours, truth in zip(norm.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.double(), truth.grad, rtol=1e-4, atol=1e-3)

@@ -9,7 +9,7 @@ from recorded import without_clock
 
 from helpers.checkpoint import CheckpointError, load, save
 from helpers.config import Config, Schedule
-from helpers.data import Split, batches, channel_statistics, mean_image, normalise, synthetic
+from helpers.data import Split, batches, channel_statistics, draw_steps, mean_image, normalise, synthetic
 from helpers.experiments import DEVIATIONS, EXPERIMENTS
 from helpers.models import Spec, cifar_spec
 from helpers.step import has_compiler
@@ -396,3 +396,37 @@ def test_a_bar_is_shown_in_jupyterlab_and_not_in_papermill(tiny_config, tiny_dat
     next(train(start(tiny_config), tiny_data.train, tiny_data.test))
     out, err = capsys.readouterr()
     assert ("/60" in out) == in_lab and err == ""
+
+
+def test_a_run_sees_the_batches_of_its_own_seed(tiny_config):
+    plan, drawn = next(make_plans(dataclasses.replace(tiny_config, seed=3), 60, 0)), draw_steps(60, 16, 3, 0, 10)
+    assert all(torch.equal(part, expected) for part, expected in zip(plan[:3], drawn, strict=True))
+
+
+def test_in_bfloat16_too_the_net_is_evaluated_in_float32(tiny_config, tiny_data):
+    state = start(dataclasses.replace(tiny_config, precision="bfloat16"), "cpu")
+    row = next(train(state, *tiny_data[1:3]))
+    loss, error = evaluate(state.network, tiny_data.test, mean_image(tiny_data.train))
+    assert (row["test_loss"], row["test_error"]) == (pytest.approx(loss, rel=1e-6), error)
+
+
+def test_every_net_of_the_paper_has_the_papers_recipe():
+    """Sec. 4.2, written out once more."""
+    warm = Schedule(64_000, (32_000, 48_000), 0.1, warmup_lr=0.01, gate_error=80.0)
+    expected = {f"plain-{depth}": Config(cifar_spec(depth, "plain")) for depth in (20, 32, 44, 56)}
+    expected |= {f"resnet-{depth}": Config(cifar_spec(depth, "A")) for depth in (20, 32, 44, 56)}
+    expected |= {f"resnet-{d}-{option}": Config(cifar_spec(d, option)) for d in (20, 56) for option in ("B", "C")}
+    expected |= {"plain-110": Config(cifar_spec(110, "plain"), warm)}
+    expected |= {f"resnet-{depth}": Config(cifar_spec(depth, "A"), warm) for depth in (110, 1202)}
+    expected |= {"resnet-110-no-warmup": Config(cifar_spec(110))}
+    expected |= {"resnet-20-float32": Config(cifar_spec(20), precision="float32")}
+    expected |= {"plain-56-float32": Config(cifar_spec(56, "plain"), precision="float32")}
+    for name, config in expected.items():
+        assert EXPERIMENTS[name] == config, name
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_restores_the_mode(tiny_config, tiny_data, training):
+    network = start(tiny_config).network.train(training)
+    evaluate(network, tiny_data.test, mean_image(tiny_data.train))
+    assert all(module.training == training for module in network.modules())

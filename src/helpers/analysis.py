@@ -15,7 +15,10 @@ from helpers.models import ResNet, Spec, count_parameters, make_shortcut
 
 
 def norms_of_3x3(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """The batch normalisation behind each 3x3 convolution, by the convolution's name, in the layers' order."""
+    """The batch normalisation behind each 3x3 convolution, by the convolution's name, in the layers' order.
+
+    Behind it is the one defined next, so that a block must define its layers in the order in which it uses them.
+    """
     found, name, kernel = {}, "", None
     for path, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -168,7 +171,10 @@ def without_block(network: ResNet, index: int) -> ResNet:
 
 @functools.cache
 def count_cost(spec: Spec) -> dict[str, int]:
-    """Parameters, and multiply-adds of one image, of side 32 or 224 by the stem, without building weights."""
+    """Parameters, and multiply-adds of one image, of side 32 or 224 by the stem, without building weights.
+
+    Callers share the dictionary: it is not to be changed.
+    """
     size = 32 if spec.stem == "cifar" else 224
     with torch.device("meta"):
         model, images = ResNet(spec).eval(), torch.empty(1, 3, size, size)

@@ -24,7 +24,7 @@ MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/" + ARCHIVE,
 )
 PADDING = 4
-Padding = Literal["zeros", "black", "reflect"]  # zeros once the mean is subtracted, zeros before, the mirrored image
+Padding = Literal["zeros", "black", "reflect"]  # zeros behind the mean's subtraction; before it; the image mirrored
 Sampling = Literal["epochs", "replacement", "drop last"]  # "drop last": an epoch's last partial batch is left out
 
 
@@ -94,6 +94,7 @@ def load_cifar10(root: str | Path = ROOT / "data", download: bool = True) -> tup
 
 
 def as_split(dataset: CIFAR10) -> Split:
+    """torchvision's images, an array (n, 32, 32, 3), and list of labels as a Split."""
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
     return Split(images, torch.tensor(dataset.targets))
 
@@ -109,6 +110,8 @@ def synthetic(train: int = 5000, test: int = 1000, seed: int = 0) -> tuple[Split
 
 
 def paint(count: int, generator: torch.Generator) -> Split:
+    """So many drawn images, the ten classes in turn."""
+
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator)
 
@@ -163,16 +166,23 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor | None = None) -> Tensor
 
 
 class Draw(NamedTuple):
-    """What chance decides in one epoch: order (n,), the crop's offsets 0..8 (n, 2), flips (n,)."""
+    """What chance decides about n images: which they are, where each is cropped, whether it is mirrored.
 
-    order: Tensor
-    offsets: Tensor
-    flips: Tensor
+    For one step n is the batch size; `draw_steps` has (steps, batch size) in place of n.
+    """
+
+    order: Tensor  # int64 (n,)
+    offsets: Tensor  # int64 (n, 2): row and column, 0 to 8
+    flips: Tensor  # bool (n,)
 
 
 @functools.lru_cache(maxsize=16)  # an epoch is asked for in parts, by several runs at once
 def draw_epoch(count: int, seed: int, epoch: int, replacement: bool = False) -> Draw:
-    """Drawn on the CPU from (seed, epoch) alone, so the same on every device."""
+    """What chance decides in one epoch, drawn on the CPU from (seed, epoch) alone, so the same on every device.
+
+    With `replacement` each image is drawn by itself, else each comes once.
+    """
+    # not seed + epoch, or an epoch of one seed would be the next seed's epoch before it; 56 bits, as generators take 64
     digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     order = (

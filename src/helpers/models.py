@@ -17,6 +17,7 @@ IMAGENET_BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
+IMAGENET_WIDTHS = (64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def imagenet_spec(depth: int, shortcut: Shortcut = "B") -> Spec:
         )
     return Spec(
         IMAGENET_BLOCKS[depth],
-        (64, 128, 256, 512),
+        IMAGENET_WIDTHS,
         bottleneck=depth >= 50,
         shortcut=shortcut,
         stem="imagenet",
@@ -252,7 +253,7 @@ def initialise(network: nn.Module, mode: Initialisation = "fan in") -> None:
     """He et al. 2015 (ref. 13), in place: normal with variance 2 / fan-in; the classifier's biases 0.
 
     "fan out": convolutions with variance 2 / fan-out. "zero last": each block's second BN at 0, so that the block of
-    two layers begins as its shortcut.
+    two layers begins as its shortcut; other blocks as by "fan in".
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

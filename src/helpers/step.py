@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-# for what concerns the whole process: its random numbers, tracing, compiling, capturing, and what may wait for the GPU
-ALONE = threading.RLock()
+# held for what concerns every thread: random numbers, tracing, compiling, capturing, and what may wait for the GPU
+PROCESS_LOCK = threading.RLock()
 
 THREADS = torch.get_num_threads()  # before a path sets another number: a run goes on with that of its beginning
 MANY_STEPS = 10_000  # on a CPU compiling has repaid itself after 600 to 1,500 in bfloat16, in float32 late or never
@@ -170,10 +170,11 @@ def copy_all(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
 
 
 def capture(action: Callable[[], None]) -> Callable[[], None]:
-    """`action` as a CUDA graph that does the same work on the same memory; the way there runs it three times.
+    """`action` recorded as a CUDA graph: a function that does the same work again on the same memory.
 
-    What it allocates, chooses or compiles at first it does in these three. Other threads may go on computing meanwhile,
-    but a wait for the whole device by one of them breaks the capture.
+    `action` is run three times before, so that it allocates, chooses and compiles outside the recording; to undo what
+    these runs changed is the caller's. Other threads may go on computing meanwhile, but a wait for the whole device by
+    one of them breaks the capture.
     """
     stream = torch.cuda.current_stream()
     if stream == torch.cuda.default_stream():  # it cannot be captured
@@ -204,7 +205,7 @@ def fuse(network: nn.Module) -> fx.GraphModule:
 
     The result shares parameters and moving averages with `network`, which stays as it is.
     """
-    with ALONE:  # while it traces, a call of any module in any thread would be traced too
+    with PROCESS_LOCK:  # while it traces, a call of any module in any thread would be traced too
         traced = fx.GraphModule(network, Tracer().trace(network))
     modules = dict(traced.named_modules())
 
@@ -267,7 +268,7 @@ class FusedNormReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, added, averages, eps):
         mean, inverse, scale, shift = compiled(moments)(x, weight, bias, *averages, eps)
-        y = compiled(normalise)(x, scale, shift, added)
+        y = compiled(scale_add_relu)(x, scale, shift, added)
         ctx.save_for_backward(x, y, mean, inverse, weight)
         ctx.has_added = added is not None
         return y
@@ -275,8 +276,8 @@ class FusedNormReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, y, mean, inverse, weight = ctx.saved_tensors
-        grad_weight, grad_bias, a, b, c = compiled(reduce)(grad, x, y, mean, inverse, weight)
-        grad_x, grad_added = compiled(spread)(grad, x, y, a, b, c, ctx.has_added)
+        grad_weight, grad_bias, a, b, c = compiled(backward_sums)(grad, x, y, mean, inverse, weight)
+        grad_x, grad_added = compiled(backward_maps)(grad, x, y, a, b, c, ctx.has_added)
         return grad_x, grad_weight, grad_bias, grad_added, None, None
 
 
@@ -299,7 +300,10 @@ def per_channel(vector: Tensor) -> Tensor:
 
 
 def moments(x, weight, bias, running_mean, running_var, momentum, eps):
-    """Mean of each channel, 1 / std, and the affine map that normalises, all (c,); the moving averages follow."""
+    """Forward, first pass over x (n, c, h, w): the channels' mean, 1 / std, scale and shift, all (c,).
+
+    x * scale + shift is the normalised x. The moving averages are updated in place, with the unbiased variance.
+    """
     count = x.numel() // x.shape[1]
     x = x.float()
     mean = x.sum((0, 2, 3)) / count
@@ -311,13 +315,17 @@ def moments(x, weight, bias, running_mean, running_var, momentum, eps):
     return mean, inverse, scale, bias - mean * scale
 
 
-def normalise(x, scale, shift, added):
+def scale_add_relu(x, scale, shift, added):
+    """Forward, second pass: relu(x * scale + shift + added) in x's precision; `added` is (n, c, h, w) or None."""
     y = x.float() * per_channel(scale) + per_channel(shift)
     return F.relu(y if added is None else y + added.float()).to(x.dtype)
 
 
-def reduce(grad, x, y, mean, inverse, weight):
-    """Gradients of weight and bias, and a, b, c such that that of x is a * g + b * x + c, g being ReLU's."""
+def backward_sums(grad, x, y, mean, inverse, weight):
+    """Backward, first pass: the gradients of weight and bias, and coefficients a, b, c, all (c,).
+
+    With g the gradient behind ReLU, `grad` where y > 0 and else 0, the gradient of x is a * g + b * x + c.
+    """
     count = x.numel() // x.shape[1]
     g = torch.where(y > 0, grad, 0).float()
     grad_bias = g.sum((0, 2, 3))
@@ -327,7 +335,8 @@ def reduce(grad, x, y, mean, inverse, weight):
     return grad_weight, grad_bias, a, b, -a * grad_bias / count - b * mean
 
 
-def spread(grad, x, y, a, b, c, has_added):
+def backward_maps(grad, x, y, a, b, c, has_added):
+    """Backward, second pass: the gradients of x and of `added`, (n, c, h, w) each; None if nothing was added."""
     g = torch.where(y > 0, grad, 0)
     grad_x = per_channel(a) * g.float() + per_channel(b) * x.float() + per_channel(c)
     return grad_x.to(x.dtype), g if has_added else None

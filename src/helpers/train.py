@@ -26,7 +26,7 @@ from helpers.data import (
     normalise,
 )
 from helpers.models import ResNet, split_norms
-from helpers.step import ALONE, StepPath, capture, choose_path, compiled, examine, make_step, take_path
+from helpers.step import PROCESS_LOCK, Step, StepPath, capture, choose_path, compiled, examine, make_step, take_path
 
 GATE_WINDOW = 100  # steps whose mean training error the warm-up's gate looks at
 
@@ -73,11 +73,14 @@ class State:
 
 
 def start(config: Config, device: str | None = None, path: StepPath | None = None) -> State:
-    """A run at step 0: the network initialised from the seed, on the CPU, so alike on every device."""
+    """A run at step 0: the network initialised from the seed, on the CPU, so alike on every device.
+
+    A `path`, if given, says the device too. Raises PathError if this machine cannot take it.
+    """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     path = path or choose_path(examine(device), config.precision, config.compiled, config.schedule.steps)
     take_path(path)
-    with ALONE, torch.random.fork_rng(devices=[]):
+    with PROCESS_LOCK, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = ResNet(config.spec, config.initialisation)
     if config.norm_parts > 1:
@@ -92,14 +95,12 @@ def start(config: Config, device: str | None = None, path: StepPath | None = Non
 
 def make_optimiser(network: ResNet, config: Config) -> torch.optim.SGD:
     """SGD with momentum. The rate is a tensor, so that the device can change it."""
-    decayed = [p for p in network.parameters() if config.decay_all or p.ndim > 1]
-    others = [p for p in network.parameters() if not (config.decay_all or p.ndim > 1)]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    lr = torch.tensor(0.0, device=decayed[0].device)
-    groups = [group for group in groups if group["params"]]
+    parameters = list(network.parameters())
+    decayed = parameters if config.decay_all else [p for p in parameters if p.ndim > 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}]
+    if not config.decay_all:
+        groups.append({"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0})
+    lr = torch.tensor(0.0, device=parameters[0].device)  # one tensor, which all groups share
     return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 
@@ -135,7 +136,7 @@ def train(state: State, train_split: Split, test_split: Split, progress: bool | 
                 yield measure(state, test_split, (mean, std), steps, begun)
                 begun = time.perf_counter()
         finally:
-            with ALONE:  # a CUDA graph is not destroyed while another run captures its own
+            with PROCESS_LOCK:  # a CUDA graph is not destroyed while another run captures its own
                 del place, take_step
 
 
@@ -159,42 +160,43 @@ def make_plans(config: Config, count: int, first: int) -> Iterator[Plan]:
 
 
 def prepare(state: State, split: Split, plan: Plan) -> tuple[Callable[[Plan], None], Callable[[], None]]:
-    """Two functions: one puts a plan where the other, a whole step, batch and bookkeeping included, finds its row.
+    """Two functions: `place(plan)` copies a plan to the device, and each call of `take_step()` takes its next step.
 
-    The step knows nothing but tensors of fixed places, so that it can be captured once and replayed. `plan` is the
-    first one; `state` stays as it is.
+    A step is everything: fetching and augmenting the batch, forward, backward, update, the sums for the metrics. It
+    reads where it is from `state.clock` and all else from tensors that stay where they are, so that on a GPU it can be
+    captured once and replayed. `plan`, the first one, tells the shapes; `state` is left as it was.
     """
     rows = min(state.config.eval_every, state.config.schedule.steps)
-    shelf = Plan(*(part.new_zeros((rows, *part.shape[1:]), device=state.device) for part in plan))
+    held = Plan(*(part.new_zeros((rows, *part.shape[1:]), device=state.device) for part in plan))
     step = make_step(state.network, state.optimiser, state.path)
-    fetch = compiled(pick) if state.path.compiled else pick
-    known = split, *statistics(state.config, split), state.config.padding
+    batch = compiled(next_batch) if state.path.compiled else next_batch
+    constants = split, *statistics(state.config, split), state.config.padding
 
     def place(plan: Plan) -> None:
         first = state.step % rows  # not 0 where an interval was broken off in its middle
-        for held, part in zip(shelf, plan, strict=True):
-            held[first : first + len(part)].copy_(part)
+        for rows_held, part in zip(held, plan, strict=True):
+            rows_held[first : first + len(part)].copy_(part)
 
     def take_step() -> None:
-        advance(state, step, *fetch(shelf, state.clock, *known))
+        advance(state, step, *batch(held, state.clock, *constants))
 
     if not state.path.graph:
         return place, take_step
     place(plan)
     before = {name: tensor.clone() for name, tensor in state.tensors().items()}
-    with ALONE:
+    with PROCESS_LOCK:
         replay = capture(take_step)
     for name, tensor in state.tensors().items():
         tensor.detach().copy_(before[name])
     return place, replay
 
 
-def pick(
-    shelf: Plan, clock: Tensor, split: Split, mean: Tensor, std: Tensor | None, padding: Padding
+def next_batch(
+    held: Plan, clock: Tensor, split: Split, mean: Tensor, std: Tensor | None, padding: Padding
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels and rate of the step that `clock` counts, from the shelf's row for it."""
-    row = (clock % len(shelf.rates)).unsqueeze(0)
-    *draw, rate = (part.index_select(0, row)[0] for part in shelf)
+    """Images, labels and rate of the step that follows `clock` steps, from its row of the plan that is held."""
+    row = (clock % len(held.rates)).unsqueeze(0)
+    *draw, rate = (part.index_select(0, row)[0] for part in held)
     return *gather(split, mean, Draw(*draw), std, padding), rate
 
 
@@ -212,10 +214,11 @@ def statistics(config: Config, split: Split) -> tuple[Tensor, Tensor | None]:
     return channel_statistics(split) if config.channel_statistics else (mean_image(split), None)
 
 
-def advance(state: State, step, images: Tensor, labels: Tensor, rate: Tensor) -> None:
+def advance(state: State, step: Step, images: Tensor, labels: Tensor, rate: Tensor) -> None:
     """One step at the schedule's `rate`, and its bookkeeping: sums, the gate, the watch for a loss that is not finite.
 
-    All on the device and without a look at any number, so that nothing waits and the whole can be captured.
+    Images (n, 3, h, w), labels (n,), the rate a scalar tensor; `step` is of `make_step`. All on the
+    device and without a look at any number, so that nothing waits and the whole can be captured.
     """
     schedule, lr = state.config.schedule, state.optimiser.param_groups[0]["lr"]
     lr.copy_(rate if schedule.warmup_lr is None else torch.where(state.gate, rate, schedule.warmup_lr))
@@ -230,7 +233,10 @@ def advance(state: State, step, images: Tensor, labels: Tensor, rate: Tensor) ->
 
 
 def tally(clock: Tensor, losses: Tensor, wrong: Tensor, not_finite: Tensor, loss: Tensor, errors: Tensor) -> None:
-    """Add a step to the first four, of one element each."""
+    """Count a step: add its mean loss and its number of errors to the sums, and note it if the loss is not finite.
+
+    All of one element each; the first four are changed in place.
+    """
     losses += loss
     wrong += errors
     bad = ~loss.isfinite() & (not_finite < 0)
@@ -246,16 +252,19 @@ def watch_gate(clock: Tensor, gate: Tensor, gate_errors: Tensor, errors: Tensor,
     gate_errors *= ~full
 
 
-def measure(state: State, test_split: Split, known: tuple, steps: int, begun: float) -> dict:
-    """The row for the last `steps` steps; their running sums start anew."""
-    lr = float(f"{float(state.optimiser.param_groups[0]['lr']):.6g}")
+def measure(state: State, test_split: Split, mean_std: tuple, steps: int, begun: float) -> dict:
+    """A row of metrics: means over the last `steps` steps, whose sums start anew, and an evaluation.
+
+    `begun` is what `perf_counter` said when the steps began. Raises NotFinite.
+    """
+    lr = float(f"{float(state.optimiser.param_groups[0]['lr']):.6g}")  # as configured: float32 has no 0.1
     if (bad := int(state.not_finite)) >= 0:
         raise not_finite(bad, state.config.schedule.lr_at(bad, bool(state.gate)))
     train_loss = float(state.loss) / steps
     train_error = 100 * int(state.errors) / (steps * state.config.batch_size)
     trained = time.perf_counter()
-    with ALONE:  # cuDNN tries its algorithms, with a wait for the whole GPU that would break another run's capture
-        test_loss, test_error = evaluate(state.network, test_split, *known)
+    with PROCESS_LOCK:  # cuDNN tries its algorithms, and waits for the whole GPU: another run's capture would break
+        test_loss, test_error = evaluate(state.network, test_split, *mean_std)
     if not math.isfinite(test_loss):  # the last step's update can break a net whose loss was still finite
         raise not_finite(state.step, lr)
     state.loss.zero_()
@@ -274,7 +283,8 @@ def measure(state: State, test_split: Split, known: tuple, steps: int, begun: fl
 
 
 def not_finite(step: int, lr: float) -> NotFinite:
-    return NotFinite(f"the loss was no longer finite at step {step} (learning rate {lr:g}): nothing after it was kept")
+    where = f"at step {step} (learning rate {lr:g})"
+    return NotFinite(f"the loss was no longer finite {where}: what came after the last evaluation is lost")
 
 
 @torch.no_grad()
