@@ -67,6 +67,16 @@ def lower(a, b, times=2, least=3, spread=lambda a, b: (np.var(a, ddof=1) / len(a
     return "b" if difference > 0 else "a"
 
 
+def of_all_seeds(a, b):
+    return ((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(a + b)) ** 0.5
+
+
+def pooled(a, b):
+    """Student's: the textbook's standard error where both sides scatter alike."""
+    squares = sum((x - np.mean(side)) ** 2 for side in (a, b) for x in side)
+    return (squares / (len(a + b) - 2) * (1 / len(a) + 1 / len(b))) ** 0.5
+
+
 def plainly(a, b):
     if len(a) < 3 or len(b) < 3:
         return "inconclusive"
@@ -112,6 +122,8 @@ def test_a_right_rule_is_accepted(answer):
             lambda a, b: lower(a, b, spread=lambda a, b: ((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(b)) ** 0.5),
             "the answer is 'inconclusive'",
         ),
+        (lambda a, b: lower(a, b, spread=of_all_seeds), "the number of all seeds together"),
+        (lambda a, b: lower(a, b, spread=pooled), "you pool the scatter"),
         (lambda a, b: "inconclusive" if len(b) < 3 else lower(a, b, least=0), "the answer is 'inconclusive'"),
         (lambda a, b: lower(a, b, times=2 - 1e-12), "the answer is 'inconclusive'"),
         (lambda a, b: lower(a, b, times=1.96), "the answer is 'inconclusive'"),

@@ -113,20 +113,31 @@ CASES = [
     ([7.0, 7.6, 7.6], [7.85, 7.9, 7.95]),  # the means decide, the medians would not
     ([7.0, 7.2, 7.4], [7.2, 7.4, 7.6, 7.8, 8.0, 7.2, 7.4, 7.6]),  # divided by 3 both, the variances would be too large
     ([7.0, 7.2, 7.4], [7.15, 7.35, 7.55, 7.75, 7.95, 7.15, 7.35, 7.55]),  # 1.8; divided by 8 both, 2.3
+    ([7.0, 7.2, 7.4], [7.21, 7.41, 7.61]),  # 1.3; divided by all six seeds together, 1.8, and by the square of 3, 2.2
+    ([7.0, 7.2, 7.4], [7.25, 7.45, 7.65, 7.85, 8.05, 7.25, 7.45, 7.65]),  # 2.5; pooled, 2.1; divided by 3 both, 1.9
     ([4.0, 8.0, 8.0, 8.0], [9.0, 9.0, 9.0, 9.0]),  # 2, to the last bit
 ]
 
 
-def decide(a, b, times=2.0, ddof=1, least=3, count=min, divisor=lambda n: n, total=sum) -> str:
-    """The rule, or with other options one like it; `divisor` of the number of seeds divides a variance."""
+def decide(a, b, times=2.0, ddof=1, least=3, count=min, divisor=lambda n: n, total=sum, of_both=None) -> str:
+    """The rule, or with other options one like it; `divisor` of the number of seeds divides a variance.
+
+    `of_both` gives the variance of the difference from both sides at once, instead of `ddof`, `divisor` and `total`.
+    """
     a, b = pd.Series(a, dtype=float), pd.Series(b, dtype=float)
     if count((len(a), len(b))) < least:
         return "inconclusive"
-    variance = total([x.var(ddof=ddof) / divisor(len(x)) for x in (a, b)])
+    variance = of_both(a, b) if of_both else total([x.var(ddof=ddof) / divisor(len(x)) for x in (a, b)])
     difference = a.mean() - b.mean()
     if abs(difference) <= times * variance**0.5:
         return "inconclusive"
     return "b" if difference > 0 else "a"
+
+
+def pool(a: pd.Series, b: pd.Series) -> float:
+    """The variance of the difference of two means if both sides scattered alike (Student's t)."""
+    n, m = len(a), len(b)
+    return ((n - 1) * a.var() + (m - 1) * b.var()) / (n + m - 2) * (1 / n + 1 / m)
 
 
 def decide_all(**options) -> list[str]:
@@ -146,6 +157,12 @@ def wrong_rules(right: list[str]) -> dict[str, list[str]]:
         "each side needs three seeds, and yours counts both together": decide_all(count=sum, least=6),
         undivided: decide_all(divisor=lambda n: 1),
         "you divide a standard deviation by the number of seeds: by its root": decide_all(divisor=lambda n: n**2),
+        "you divide by the number of all seeds together: each side's variance is divided by its own": decide_all(
+            of_both=lambda a, b: (a.var() + b.var()) / (len(a) + len(b))
+        ),
+        "you pool the scatter of both sides, as if it were the same: each mean has a standard error of its own": (
+            decide_all(of_both=pool)
+        ),
         added: decide_all(total=lambda parts: sum(part**0.5 for part in parts) ** 2),
         "the difference has to exceed twice its standard error, and yours need only exceed it once": decide_all(
             times=1
