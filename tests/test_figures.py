@@ -5,7 +5,19 @@ from recorded import CPU, write_run
 
 from helpers import figures
 from helpers.experiments import UnknownName
-from helpers.figures import FIGURES, draw, drawings, identify, plot_both_orders, plot_plain_and_residual, render, stale
+from helpers.figures import (
+    FIGURES,
+    describe_beside_paper,
+    draw,
+    drawings,
+    identify,
+    plot_beside_paper,
+    plot_both_orders,
+    plot_plain_and_residual,
+    render,
+    stale,
+)
+from helpers.plotting import NOTHING
 from helpers.runs import RunError, load_runs, load_series
 
 FLOAT32 = {**CPU, "precision": "float32"}
@@ -92,24 +104,79 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(tmp_path):
         drawings(["curves"], tmp_path)
 
 
-def test_the_suite_paper_has_a_panel_for_the_very_deep_nets_and_table_6(tmp_path):
+def test_the_suite_paper_has_a_panel_for_the_very_deep_nets_and_titles_with_seeds(tmp_path):
     for name, seeds in (("plain-20", 5), ("plain-110", 1), ("resnet-20", 5), ("resnet-110", 2), ("resnet-1202", 1)):
         for seed in range(seeds):
             error = 61.0 if name == "plain-110" else 8.0 + seed / 10
             write_run(tmp_path, "paper", name, seed, errors=(error, error), steps=64_000)
     found = drawings([], tmp_path)
     assert set(found) == {"paper-curves", "paper-errors", "paper-responses"}
-    assert (
-        "paper's Table 6: 8.75 % (20 layers), 6.61 % (110 layers), 7.93 % (1202 layers)" in found["paper-errors"].words
-    )
     figure = plot_plain_and_residual(found["paper-curves"].table)
-    assert [ax.get_title() for ax in figure.axes] == ["plain nets", "residual nets", "very deep nets"]
+    assert [ax.get_title() for ax in figure.axes] == [
+        "plain nets\n1 to 5 seeds",
+        "residual nets\n2 to 5 seeds",
+        "very deep nets\n1 to 2 seeds",
+    ]
     assert [text.get_text() for ax in figure.axes for text in ax.texts] == ["110 layers: above, 59 %", "", ""]
     assert [ax.get_ylim() for ax in figure.axes] == [(0, 20)] * 3
     labels = [text.get_text() for text in figure.legends[0].texts]
     assert labels == ["20 layers", "110 layers", "1202 layers", "training", "test"]
     assert set(found["paper-responses"].table.network) == {"plain-20", "resnet-20", "resnet-110"}
     plt.close(figure)
+
+
+def beside_paper(runs_in, errors, suite="paper", **changes):
+    """The figure's axes and the words, of runs with these last errors by network, a seed each."""
+    for name, ends in errors.items():
+        for seed, end in enumerate(ends):
+            write_run(runs_in, suite, name, seed, errors=(end + 1, end), **{"steps": 64_000, **changes})
+    runs = load_runs(runs_in)
+    return plot_beside_paper(runs).axes[0], describe_beside_paper(runs)
+
+
+def marks(ax, filled):
+    """Height of each open or filled mark, from left to right."""
+    lines = [line for line in ax.lines if line.get_marker() in "oD" and (line.get_mfc() != "none") == filled]
+    points = sorted(point for line in lines for point in line.get_xydata().tolist())
+    return [pytest.approx(y) for _, y in points]
+
+
+def test_our_seeds_stand_beside_all_of_the_papers_errors_and_what_the_rule_allows(tmp_path):
+    fifth = {"resnet-20": [8.0, 8.5, 8.4, 99.0, 99.0], "plain-20": [9.5], "resnet-110": [7.2, 7.1, 7.3]}
+    ax, words = beside_paper(tmp_path, fifth)
+    assert marks(ax, filled=False) == [8.0, 9.5, 8.5, 8.4, 7.2, 7.1, 7.3], "seeds 3 and 4 decide nothing"
+    assert marks(ax, filled=True) == [8.3, 7.2]
+    dashes = {line.get_label(): list(line.get_ydata()) for line in ax.lines if line.get_marker() == "_"}
+    assert dashes["the paper's, residual"] == [8.75, 7.51, 7.17, 6.97, 6.61, 7.93]
+    assert dashes["the paper's, plain"] == [9.70, 10.11, 11.48, 13.26]
+    assert [(band.get_y(), band.get_height()) for band in ax.patches[:2]] == [(8.25, 1), (pytest.approx(7.01), 1)]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["20", "32", "44", "56", "110", "1202"]
+    assert [text.get_text() for text in ax.texts if text.get_text()] == ["1 of 3"]
+    assert "20 layers, paper 8.75 %, ours 8.00, 8.50, 8.40 %, mean 8.30 %, within half a point; 32 layers" in words
+    assert "32 layers, paper 7.51 %, ours none yet; 44" in words
+    assert "110 layers, paper 6.61 %, ours 7.20, 7.10, 7.30 %, mean 7.20 %, not within half a point" in words
+    assert "Plain nets: 20 layers, paper 9.70 %, ours 9.50 %, not yet decided with 1 of 3 seeds; 32 layers" in words
+    assert words.endswith(
+        "Drawn from: suite paper · 64,000 steps · seed 0, 1, 2 (some nets fewer) · cifar10 · bfloat16."
+    )
+    [drawing] = drawings(["errors"], tmp_path).values()
+    assert drawing.words == words and len(drawing.table) == 7
+
+
+def test_an_error_above_the_scale_is_named(tmp_path):
+    ax, words = beside_paper(tmp_path, {"plain-110": [61.0, 62.0, 63.0], "plain-56": [40.0, 41.0]})
+    assert [text.get_text() for text in ax.texts] == ["2 of 3\nabove, 40 %", "above, 62 %"]
+    assert all(text.get_position()[1] < ax.get_ylim()[1] for text in ax.texts)
+    assert "110 layers, not among its curves, ours 61.00, 62.00, 63.00 %, mean 62.00 %." in words
+
+
+@pytest.mark.parametrize("changes", [{"suite": "own"}, {"steps": 4000}, {"finished": False}])
+def test_the_paper_stands_alone_beside_runs_that_decide_nothing(tmp_path, changes):
+    ax, words = beside_paper(tmp_path, {"resnet-20": [8.0]}, **changes)
+    assert marks(ax, filled=False) == marks(ax, filled=True) == [] and ax.axison and len(ax.patches) == 6
+    assert "20 layers, paper 8.75 %, ours none yet" in words and words.endswith(f"13.26 %, ours none yet. {NOTHING}")
+    empty = pd.DataFrame()
+    assert describe_beside_paper(empty) == words and plot_beside_paper(empty).get_supxlabel() == NOTHING
 
 
 def test_precisions_and_shortcuts_stand_beside_the_same_nets_of_other_suites(runs_in):
@@ -162,6 +229,6 @@ def test_the_command_draws_and_checks(call, monkeypatch, runs_in, tmp_path):
     monkeypatch.setattr(figures, "draw", lambda names: draw(names, runs_in, tmp_path))
     code, printed = call("figures", "errors")
     assert code == 0 and printed.out.startswith(
-        f"{tmp_path / 'quick-errors'}.svg and .png: Error against the number of layers."
+        f"{tmp_path / 'quick-errors'}.svg and .png: Error against the number of layers, plain"
     )
     assert (tmp_path / "quick-errors.svg").exists()

@@ -41,3 +41,10 @@ def test_the_words_come_from_the_data(table):
 def test_words_name_extremes_that_the_ends_do_not_show(table):
     bumpy = pd.DataFrame({"plain": [0.25, 0.01, 0.98, 0.5]}, index=pd.RangeIndex(1, 5, name="layer"))
     assert "plain from 0.25 to 0.5 (lowest 0.01, highest 0.98)" in describe_lines({"left": bumpy}, "cosine", "")
+
+
+def test_words_have_two_digits_and_no_extreme_that_is_an_end_in_them():
+    falling = pd.DataFrame({"plain": [561.3, 16.95, 4.641e-5, 4.68e-5]}, index=pd.RangeIndex(1, 5, name="step"))
+    assert "plain from 560 to 4.7e-05 (lowest 4.6e-05)." in describe_lines({"left": falling}, "distance", "")
+    nearly = pd.DataFrame({"plain": [3.0, 1.001, 1.0, 1.002]}, index=pd.RangeIndex(1, 5, name="step"))
+    assert "plain from 3 to 1." in describe_lines({"left": nearly}, "distance", "")

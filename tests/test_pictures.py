@@ -1,3 +1,6 @@
+import itertools
+
+import pytest
 import torch
 from matplotlib.colors import to_hex
 
@@ -12,6 +15,14 @@ def test_pictures_stand_in_rows_under_their_titles_with_a_stamp():
     assert [ax.get_title() for ax in shown] == [f"image {number}" for number in range(7)]
     assert shown[3].images[0].get_array().shape == (8, 12, 3)
     assert figure.get_supxlabel() == "what they are"
+
+
+def test_only_rows_with_titles_have_room_for_them():
+    images = [torch.zeros(3, 8, 8)] * 4
+    titles = {0: [""] * 4, 1: ["a", "", "", ""], 2: ["a", "b", "c", ""], 3: ["a", "b\nb", "c", ""]}
+    heights = [plot_pictures(images, titles[lines], "stamp", columns=2).get_figheight() for lines in titles]
+    steps = [high - low for low, high in itertools.pairwise(heights)]
+    assert steps == pytest.approx([0.2] * 3) and 7.5 < heights[0] < 8.1
 
 
 def test_boxes_lie_where_they_are_and_classes_differ_in_colour_and_line():

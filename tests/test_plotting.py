@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from helpers import plotting
@@ -19,7 +20,7 @@ from helpers.plotting import (
     plot_curves,
     plot_errors,
     plot_responses,
-    published,
+    put_stamp,
     show,
     stamp,
     style,
@@ -49,7 +50,8 @@ def table():
 
 
 def drawn(ax):
-    return [line for line in ax.lines if len(line.get_xdata())]
+    """The lines of data: neither those of the legend alone, nor the dotted ones where the rate falls."""
+    return [line for line in ax.lines if len(line.get_xdata()) and line.get_linestyle() != ":"]
 
 
 def legend(ax):
@@ -87,6 +89,21 @@ def test_every_depth_shortcut_and_precision_has_its_own_colour_and_marker():
     assert style("depth", 26)["marker"] != style("depth", 38)["marker"]
 
 
+def test_no_colour_and_marker_mean_two_things_and_kinds_are_told_apart_in_grey():
+    assert len(set(plotting.STYLES.values())) == len(plotting.STYLES)
+    colours = {name: look.split()[0] for name, look in plotting.STYLES.items()}
+    kinds, depths = ({c for n, c in colours.items() if isinstance(n, kind)} for kind in (str, int))
+    assert kinds & depths == {colours[1202]} == {"#000000"}, "of the depths only 1202, never beside its own kind's line"
+    for group in (("plain", "A", "B", "C"), ("float32", "bfloat16")):
+        greys = sorted(np.dot(to_rgb(colours[name]), (0.299, 0.587, 0.114)) for name in group)
+        assert min(np.diff(greys)) > 0.08, group
+
+
+def test_what_a_notebook_draws_itself_has_the_safe_colours():
+    lines = [line for _ in range(4) for line in plt.plot([0, 1])]
+    assert [line.get_color() for line in lines] == plotting.COLOURS
+
+
 def test_a_run_behind_another_seed_is_counted_but_in_no_mean():
     behind = rows("residual", 26, 7, finished=False)[:1]
     runs = pd.DataFrame([*rows("residual", 26, 0), *behind])
@@ -106,11 +123,24 @@ def test_networks_of_one_depth_are_not_joined(table):
 
 
 def test_the_scale_is_the_papers_for_the_full_schedule_and_else_that_of_all_but_the_first_tenth(table):
-    assert plot_curves(table.assign(steps=64_000)).get_ylim() == (0, 20)
+    whole = table.assign(steps=64_000)
+    assert plot_curves(whole).get_ylim() == (0, 20)
+    assert "; the axis ends at 20 %, above which training begins. Errors" in describe_curves(whole)
+    assert "axis" not in describe_curves(whole[whole.depth == 20]) + describe_curves(table), "nothing is above it"
     early = table[table.step == 1000].assign(step=299, test_error=90.0)
     later = table[["train_error", "test_error"]].max().max()
     assert plot_curves(pd.concat([early, table])).get_ylim() == (0, pytest.approx(1.05 * later))
     assert plot_curves(early).get_ylim() == (0, pytest.approx(1.05 * 90)), "there is nothing else yet"
+
+
+def test_the_steps_at_which_the_rate_falls_are_dotted_once_they_are_reached(table):
+    table = table.assign(steps=5000)  # the rate falls at 2,500 and 3,750, and the rows end at 3,000
+    dotted = [line.get_xdata()[0] for line in plot_curves(table).lines if line.get_linestyle() == ":"]
+    assert dotted == [2500] and ", dotted where the rate falls;" in describe_curves(table)
+    two = pd.concat([table, table.assign(suite="t", steps=4000)])
+    for runs in (two, table[table.step < 2500]):
+        assert not any(line.get_linestyle() == ":" for line in plot_curves(runs).lines)
+        assert "dotted" not in describe_curves(runs)
 
 
 def test_the_last_iteration_is_reported_not_the_best(table):
@@ -127,7 +157,9 @@ def test_a_run_has_one_last_row_in_tables_that_were_put_together():
 def test_the_words_and_the_stamp_come_from_the_data(table):
     one = table[table.seed == 0]
     assert "Residual nets, option A: 20 layers 5.00 % training, 10.00 % test; 56 layers 14.00 %" in describe_curves(one)
+    assert "band" not in describe_curves(one)
     words = describe_curves(table)
+    assert "; bands from the lowest to the highest seed. Errors at the last step, as means over seeds" in words
     assert "Plain nets: 20 layers 5.50 % training, 10.50 % (10.00 to 11.00) test; 56 layers" in words
     assert stamp(table) == "suite s · 3,000 steps · seed 0, 1 · cifar10 · float32"
     assert f"Drawn from: {stamp(table)}." in words
@@ -145,20 +177,8 @@ def test_an_error_has_a_point_for_each_seed_and_a_line_through_the_means(table):
     assert sorted(points.get_ydata()) == sorted(ends.train_error)
     assert [text.get_text() for text in ax.get_xticklabels()] == ["20", "56"]
     assert legend(ax) == ["plain", "residual (A)"] and ax.get_ylabel() == "training error (%)"
-    assert "Table 6" not in describe_errors(table)
-
-
-def test_table_6_stands_beside_full_runs_of_the_suite_paper_only(table):
-    full = table.assign(suite="paper", steps=64_000)
-    assert published(full).to_dict() == {20: 8.75, 56: 6.97}
-    deep = pd.DataFrame(rows("residual", 110, 0, suite="paper", steps=64_000))
-    assert published(deep).to_dict() == {110: 6.61}
-    for other in (table, full.assign(steps=4000), full.assign(suite="quick"), full[full.kind == "plain"], full[:0]):
-        assert published(other).empty
-    [paper] = [line for line in drawn(plot_errors(full)) if line.get_label() == "the paper's Table 6"]
-    assert list(paper.get_ydata()) == [8.75, 6.97] and list(paper.get_xdata()) == [0, 1]
-    assert "Table 6" not in " ".join(legend(plot_errors(full, measure="train_error")))
-    assert describe_errors(full).endswith("paper's Table 6: 8.75 % (20 layers), 6.97 % (56 layers).")
+    assert [line.get_linestyle() for line in drawn(ax)[::2]] == ["--", "-"]
+    assert describe_errors(table).startswith("Error against the number of layers, plain nets dashed. Errors at the")
 
 
 def test_a_few_large_values_make_the_scale_logarithmic(table):
@@ -185,7 +205,9 @@ def test_responses_keep_the_layers_order_or_are_sorted(responses, ordered, value
         assert list(line.get_xdata()) == [1, 2, 3]
     assert legend(ax) == ["plain-20", "plain-56", "residual-20", "residual-56"]
     assert [line.get_linestyle() for line in drawn(ax)] == ["--", "--", "-", "-"]
-    assert "residual-56: 3 layers from 0.60 to 2.10, median 1.10." in describe_responses(responses)
+    words = describe_responses(responses)
+    assert "residual-56: 3 layers from 0.60 to 2.10, median 1.10." in words and "; means over seeds. plain-20" in words
+    assert "means" not in describe_responses(responses[responses.seed == 0])
 
 
 @pytest.mark.parametrize("empty", [pd.DataFrame(), pd.DataFrame(rows("plain", 20, 0))[:0]])
@@ -224,10 +246,21 @@ def test_show_has_the_description_as_alt_and_below_and_closes_the_figure(table, 
     figure = plot_curves(table).figure
     bundle, image = shown(monkeypatch, figure, 'a "quoted" <description>')
     assert 'alt="a &quot;quoted&quot; &lt;description&gt;"' in bundle["text/html"]
-    assert "<p>a &quot;quoted&quot; &lt;description&gt;</p>" in bundle["text/html"]
+    assert ">a &quot;quoted&quot; &lt;description&gt;</p>" in bundle["text/html"]
     assert bundle["text/plain"] == 'a "quoted" <description>'
     assert image.getpixel((0, 0)) == (255, 255, 255, 255) and image.width == 1500
     assert not plt.fignum_exists(figure.number)
+
+
+def test_the_words_below_a_figure_leave_out_the_stamp_that_it_has(monkeypatch):
+    stamp = f"{'word ' * 18}so-called-hyphenated-words"
+    figure = plt.figure()
+    put_stamp(figure, stamp)
+    assert "\nso-called" in figure.get_supxlabel(), "it is folded, and not at a hyphen"
+    bundle = shown(monkeypatch, figure, f"It rises. Drawn from: {stamp}. And falls.")[0]
+    assert ">It rises. And falls.</p>" in bundle["text/html"]
+    assert f'alt="It rises. Drawn from: {stamp}. And falls."' in bundle["text/html"]
+    assert f"Drawn from: {stamp}." in bundle["text/plain"]
 
 
 def test_a_dark_page_darkens_drawings_but_not_photographs(table, monkeypatch):

@@ -12,13 +12,17 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers import ROOT, RUNS
 from helpers.checkpoint import write
 from helpers.experiments import near
+from helpers.paper import load_table, residual_errors
 from helpers.plotting import (
+    FULL_SCHEDULE,
     NET,
+    NOTHING,
     RUN,
     SMALL,
     STYLE,
@@ -33,6 +37,7 @@ from helpers.plotting import (
     plot_curves,
     plot_errors,
     plot_responses,
+    stamp,
     style,
 )
 from helpers.runs import RunError, load_runs, load_series
@@ -42,6 +47,8 @@ METADATA = {"svg": {"Creator": None, "Date": None}, "png": {"Software": None}}  
 ERRORS = ["train_error", "test_error"]
 WHAT_RAN = [*NET, "seed", "data", "steps", "finished"]
 DRAWN = [*WHAT_RAN, "step", *ERRORS]
+SEEDS, MARGIN = 3, 0.5  # the rule: the mean of seeds 0, 1 and 2 lies within half a point of the paper's error, or not
+LOWEST, HIGHEST = 5, 15  # the scale beside the paper, in percent
 
 
 def plot_groups(runs: pd.DataFrame, groups: dict[str, pd.DataFrame], by: str) -> Figure:
@@ -60,12 +67,21 @@ def plot_groups(runs: pd.DataFrame, groups: dict[str, pd.DataFrame], by: str) ->
 
 
 def plot_plain_and_residual(runs: pd.DataFrame) -> Figure:
-    """Fig. 6: the plain nets' curves beside the residual nets'; those of 1202 layers and 110 have their own panel."""
+    """Fig. 6: the plain nets' curves beside the residual nets'; those of 1202 layers and 110 have their own panel.
+
+    Each title says how many seeds the nets have.
+    """
     panels_of = {"plain nets": "kind == 'plain'", "residual nets": "kind == 'residual' and depth <= 110"}
     if not runs.empty and (runs.depth > 110).any():
         panels_of["very deep nets"] = "kind == 'residual' and depth >= 110"
     groups = {} if runs.empty else {title: runs.query(which) for title, which in panels_of.items()}
-    return plot_groups(runs, {title: group for title, group in groups.items() if len(group)}, "depth")
+    return plot_groups(runs, {f"{t}\n{seeds(group)}": group for t, group in groups.items() if len(group)}, "depth")
+
+
+def seeds(runs: pd.DataFrame) -> str:
+    """How many of each network, as "3 seeds" or "1 to 3 seeds"; those behind another are not drawn and not counted."""
+    counts = sorted(set(farthest(runs).groupby(["suite", "network"]).seed.nunique()))
+    return f"{' to '.join(map(str, counts[:1] + counts[1:][-1:]))} seed{'s' if counts[-1] > 1 else ''}"
 
 
 def plot_compared(runs: pd.DataFrame, by: str) -> Figure:
@@ -90,6 +106,85 @@ def plot_both_errors(runs: pd.DataFrame) -> Figure:
         plot_errors(runs, ax, measure)
     add_legend(figure, axes)
     return figure
+
+
+def deciding(runs: pd.DataFrame) -> pd.DataFrame:
+    """The last rows of the runs that the rule counts: finished ones of the suite "paper" at its full length."""
+    if runs.empty:
+        return runs.reindex(columns=DRAWN)
+    full = runs[(runs.suite == "paper") & (runs.steps == FULL_SCHEDULE) & runs.finished.astype(bool)]
+    return last_rows(full[(full.seed < SEEDS) & full.depth.isin(residual_errors().index)])
+
+
+def published_plain() -> pd.Series:
+    """The test error of each plain net by depth, in percent, as read off Fig. 6."""
+    table = load_table("figure6").query("network.str.startswith('plain')")
+    return table.test_error.set_axis(table.network.str.removeprefix("plain-").astype(int))
+
+
+def plot_beside_paper(runs: pd.DataFrame) -> Figure:
+    """Test errors of the `deciding` runs beside all of Table 6 and what the rule allows; plain nets beside Fig. 6.
+
+    The mean of a net is drawn once it has all the seeds that decide; until then its marks say how many it has.
+    """
+    ends, paper = deciding(runs), residual_errors()
+    place = {depth: number for number, depth in enumerate(paper.index)}
+    figure, (ax,) = panels(ends, height=5)
+    ax.axison = True  # the paper's numbers stand there before anything is recorded
+    for kind, shortcut, printed in (("residual", "A", paper), ("plain", "plain", published_plain())):
+        look, nets = style("shortcut", shortcut) | {"ls": ""}, ends[ends.kind == kind]
+        ax.plot(printed.rename(place), **look | {"marker": "_", "ms": 30, "mew": 2, "label": f"the paper's, {kind}"})
+        side_by_side = nets.depth.map(place) + 0.12 * nets.seed - 0.24
+        ax.plot(side_by_side, nets.test_error, ms=7, mfc="none", **look | {"label": f"our seeds, {kind}"})
+        for depth, errors in nets.groupby("depth").test_error:
+            put_mean(ax, place[depth], errors, look | {"label": ""})
+    ax.plot([], [], "ko", ms=7, label="mean of three")
+    grey = {"bottom": paper - MARGIN, "width": 0.6, "color": "#DDDDDD", "zorder": 0}
+    ax.bar(place.values(), 2 * MARGIN, **grey, label="within half a point")
+    ax.set(xlabel="layers (evenly spaced)", xticks=range(len(place)), xticklabels=place, xlim=(-0.5, len(place) - 0.2))
+    ax.set(ylabel="test error (%)", ylim=(LOWEST, HIGHEST))
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def put_mean(ax: Axes, place: int, errors: pd.Series, look: dict) -> None:
+    """The mean of a net's seeds beside them; in words what is missing for it, or that it is above the scale."""
+    mean = errors.mean()
+    words = [f"{len(errors)} of {SEEDS}"] if len(errors) < SEEDS else []
+    words += [f"above, {mean:.0f} %"] if mean > HIGHEST else []
+    beside = {"color": look["color"], "fontsize": SMALL, "va": "center"}
+    ax.text(place + 0.33, min(mean, HIGHEST - MARGIN), "\n".join(words), **beside)
+    if len(errors) == SEEDS:
+        ax.plot(place + 0.22, mean, ms=7, **look)
+
+
+def describe_beside_paper(runs: pd.DataFrame) -> str:
+    """`plot_beside_paper` in words, net by net."""
+    ends = deciding(runs)
+    words = "Test errors beside the paper's: for residual nets those of its Table 6, in a grey band of half a point to "
+    words += (
+        "either side, for plain nets those of its curves; open marks are our seeds, filled ones the means of three, "
+    )
+    words += f"which decide (1 of {SEEDS}: not yet); the axis begins at {LOWEST} %"
+    for kind, printed in (("residual", residual_errors()), ("plain", published_plain())):
+        ours = dict(list(ends[ends.kind == kind].groupby("depth").test_error))
+        nets = [compare(depth, ours.get(depth), printed.get(depth), kind) for depth in sorted({*printed.index, *ours})]
+        words += f". {kind.capitalize()} nets: {'; '.join(nets)}"
+    return f"{words}. {NOTHING if ends.empty else f'Drawn from: {stamp(ends)}.'}"
+
+
+def compare(depth: int, errors: pd.Series | None, printed: float | None, kind: str) -> str:
+    """A net's errors in words beside the one that the paper prints, and what the rule says of a residual one."""
+    words = f"{depth} layers, " + (f"paper {printed:.2f} %" if printed else "not among its curves")
+    if errors is None:
+        return f"{words}, ours none yet"
+    words += f", ours {', '.join(f'{error:.2f}' for error in errors)} %"
+    if len(errors) < SEEDS:
+        return f"{words}, not yet decided with {len(errors)} of {SEEDS} seeds"
+    words += f", mean {errors.mean():.2f} %"
+    if kind == "plain":
+        return words
+    return f"{words}, {'within' if abs(errors.mean() - printed) <= MARGIN else 'not within'} half a point"
 
 
 def identify(series: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -135,7 +230,10 @@ def curves(suite: str, runs: pd.DataFrame, _: pd.DataFrame) -> Drawing:
 
 
 def errors(suite: str, runs: pd.DataFrame, _: pd.DataFrame) -> Drawing:
-    """Table 6 as a figure."""
+    """Table 6 as a figure, beside the paper's where the runs are the paper's."""
+    if suite == "paper":
+        table = deciding(runs)[DRAWN]
+        return Drawing(table, plot_beside_paper, describe_beside_paper(table))
     table = last_rows(of_suite(runs, suite))[DRAWN]
     return Drawing(table, plot_both_errors, describe_errors(table))
 

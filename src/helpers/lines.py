@@ -29,6 +29,7 @@ def plot_panels(tables: dict[str, pd.DataFrame], ylabel: str, stamp: str, **scal
     for ax, (title, table) in zip(axes, tables.items(), strict=True):
         plot_lines(table, ax).set(title=title, **scales)
     axes[0].set(ylabel=ylabel)
+    figure.get_layout_engine().set(wspace=0.06)
     add_legend(figure, list(axes))
     put_stamp(figure, stamp)
     return figure
@@ -38,10 +39,10 @@ def describe_lines(tables: dict[str, pd.DataFrame], ylabel: str, stamp: str) -> 
     """`plot_panels` in words: where each line begins and ends, and its extremes if they lie in between."""
 
     def course(values: pd.Series) -> str:
-        first, last = values.iloc[0], values.iloc[-1]
-        extremes = {"lowest": values.min(), "highest": values.max()}
-        between = [f"{name} {value:.3g}" for name, value in extremes.items() if value not in (first, last)]
-        return f"from {first:.3g} to {last:.3g}" + (f" ({', '.join(between)})" if between else "")
+        first, last = short(values.iloc[0]), short(values.iloc[-1])
+        extremes = {"lowest": short(values.min()), "highest": short(values.max())}
+        between = [f"{name} {value}" for name, value in extremes.items() if value not in (first, last)]
+        return f"from {first} to {last}" + (f" ({', '.join(between)})" if between else "")
 
     sentences = []
     for title, table in tables.items():
@@ -51,3 +52,8 @@ def describe_lines(tables: dict[str, pd.DataFrame], ylabel: str, stamp: str) -> 
             f"{title[0].upper()}{title[1:]}, {table.index.name} from {first:g} to {last:g}: {', '.join(courses)}"
         )
     return f"{ylabel[0].upper()}{ylabel[1:]}. {'. '.join(sentences)}. Drawn from: {stamp}."
+
+
+def short(value: float) -> str:
+    """In two digits, what can be read off a line, without an exponent as long as there is another way."""
+    return f"{float(f'{value:.2g}'):g}"

@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor
 
-from helpers.plotting import SMALL, WIDTH, put_stamp
+from helpers.plotting import COLOURS, SMALL, WIDTH, put_stamp
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]  # Okabe and Ito's
 LINES = ["-", "--", ":", "-."]
 FILL = {"conv": "#DCEBF7", "BN": "#F4F4F4", "ReLU": "#FBE3D2"}  # by the first of these words that a step has
 STEM = {"color": "#444444", "arrowstyle": "-|>", "lw": 1}
@@ -21,8 +20,9 @@ def plot_pictures(images: list[Tensor], titles: list[str], stamp: str, columns: 
     """Images (3, h, w), uint8 or float from 0 to 1, each under its title, and below all what they were made from."""
     rows = ceil(len(images) / columns)
     shape = max(image.shape[1] / image.shape[2] for image in images)
-    size = (WIDTH, rows * (WIDTH / columns * shape + 0.35) + 0.5)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    lines = sum(max(map(lines_of, titles[columns * row :][:columns])) for row in range(rows))
+    height = rows * (WIDTH / columns * shape + 0.05) + 0.2 * lines + 0.4  # inches, with the stamp's
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
     for ax, image, title in zip(axes.flat, images, titles, strict=False):
@@ -30,6 +30,11 @@ def plot_pictures(images: list[Tensor], titles: list[str], stamp: str, columns: 
         ax.set_title(title, fontsize=SMALL)
     put_stamp(figure, stamp)
     return figure
+
+
+def lines_of(title: str) -> int:
+    """Rows of text: none in an empty title."""
+    return title.count("\n") + 1 if title else 0
 
 
 def plot_boxes(boxes: Tensor, labels: Tensor, names: list[str], ax: Axes, scores: Tensor | None = None) -> Axes:

@@ -10,26 +10,29 @@ import textwrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from cycler import cycler
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from helpers.paper import residual_errors
+from helpers.config import Schedule
 
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]  # Okabe and Ito's, safe for the colour-blind
 STYLE = {"font.size": 12, "axes.titlesize": 13, "legend.fontsize": 11, "legend.frameon": False, "lines.markersize": 5}
-STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": cycler(color=COLOURS)}
 plt.rcParams.update(STYLE)  # for the whole session: what a notebook draws itself then looks the same
 
 WIDTH, SMALL, PIXELS = 7.5, 9.5, 110  # inches, points, and a page's pixels an inch: readable at half the size too
-# Colour and marker of each depth, shortcut and precision. Okabe and Ito's colours, safe for the colour-blind.
+# Colour and marker of each depth, shortcut and precision. Okabe and Ito's colours are for depths; kinds of nets and
+# precisions are neutral, other shortcuts in what is left: no look means two things, whichever figures one compares.
 STYLES = {8: "#56B4E9 P", 20: "#0072B2 o", 32: "#E69F00 s", 44: "#009E73 ^", 56: "#D55E00 D", 110: "#CC79A7 v"}
-STYLES |= {1202: "#000000 X", "plain": "#D55E00 D", "A": "#0072B2 o", "B": "#E69F00 s", "C": "#009E73 ^"}
-STYLES |= {"float32": "#000000 X", "bfloat16": "#0072B2 o"}
+STYLES |= {1202: "#000000 X", "plain": "#777777 D", "A": "#000000 o", "B": "#882255 P", "C": "#999933 *"}
+STYLES |= {"float32": "#000000 <", "bfloat16": "#777777 >"}
 LABELS = {"depth": "{} layers", "shortcut": "residual ({})", "precision": "{}"}
 # A page's dark theme turns drawings dark too: white becomes the page's #111, and hues stay what they are.
 DARK = 'body[data-jp-theme-light="false"] img.drawing {filter: invert(0.933) hue-rotate(180deg)}'
-FULL_SCHEDULE = 64_000  # steps
+FULL_SCHEDULE = Schedule().steps
 RUN = ["suite", "network", "seed"]
 NET = ["kind", "depth", "shortcut", "precision", "suite", "network"]
 NOTHING = "Nothing is recorded yet."
@@ -45,6 +48,11 @@ def last_rows(runs: pd.DataFrame) -> pd.DataFrame:
     """The last iteration of each run: what is reported, whichever epoch was best."""
     runs = runs.reset_index(drop=True)  # tables put together may have the same labels
     return runs if runs.empty else runs.loc[runs.groupby(RUN).step.idxmax()].reset_index(drop=True)
+
+
+def several(runs: pd.DataFrame) -> bool:
+    """Whether a network has more than one seed."""
+    return (runs.groupby(["suite", "network"]).seed.nunique() > 1).any()
 
 
 def farthest(runs: pd.DataFrame) -> pd.DataFrame:
@@ -68,13 +76,15 @@ def stamp(runs: pd.DataFrame) -> str:
 
 def put_stamp(figure: Figure, words: str) -> None:
     """What a figure was drawn from, in small letters below it."""
-    figure.supxlabel(textwrap.fill(words, 95), fontsize=SMALL, color="#444444")
+    lines = textwrap.fill(words, 95, break_on_hyphens=False)
+    figure.supxlabel(lines, fontsize=SMALL, color="#444444")
 
 
 def panels(runs: pd.DataFrame, rows: int = 1, columns: int = 1, height: float = 4, sharey: bool = False):
     """A figure and the list of its axes, with the stamp of `runs` below."""
     size = {"figsize": (WIDTH, height), "squeeze": False, "layout": "constrained"}
     figure, axes = plt.subplots(rows, columns, sharey=sharey, **size)
+    figure.get_layout_engine().set(wspace=0.06)  # the last tick of one panel is not read with the first of the next
     put_stamp(figure, stamp(runs))
     for ax in axes.flat:
         ax.axison = not runs.empty
@@ -108,8 +118,8 @@ def scale(ax: Axes, values: pd.Series) -> None:
 def plot_curves(runs: pd.DataFrame, ax: Axes | None = None, by: str = "depth") -> Axes:
     """Error against steps as in Fig. 6: a colour and marker for each depth, dashed for training, solid for test.
 
-    A line is the mean over a network's seeds, its band goes from the lowest to the highest. `by` may also be
-    "shortcut" or "precision": what the colours then stand for.
+    A line is the mean over a network's seeds, its band goes from the lowest to the highest; the rate falls at the
+    dotted steps. `by` may also be "shortcut" or "precision": what the colours then stand for.
     """
     ax = ax or panels(runs)[1][0]
     if runs.empty:
@@ -122,12 +132,21 @@ def plot_curves(runs: pd.DataFrame, ax: Axes | None = None, by: str = "depth") -
             ax.plot(seeds.mean(), markevery=(number * every // 3 % every, every), **look, **line)
             if net.seed.nunique() > 1:
                 ax.fill_between(seeds.min().index, seeds.min(), seeds.max(), color=look["color"], alpha=0.15, lw=0)
+    for step in falls(runs):
+        ax.axvline(step, color="#999999", ls=":", lw=0.8, zorder=0)
     ax.plot([], [], color="#444444", ls="--", lw=1.2, label="training")
     ax.plot([], [], color="#444444", lw=2, label="test")
     ax.set(xlabel="steps", ylabel="error (%)", xlim=(0, None), ylim=(0, frame(runs)))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     add_legend(ax, [ax])
     return ax
+
+
+def falls(runs: pd.DataFrame) -> list[int]:
+    """The steps so far at which the recipe's rate falls; none if the runs are of several lengths."""
+    lengths = set(runs.steps)
+    milestones = Schedule().shortened(lengths.pop()).milestones if len(lengths) == 1 else ()
+    return [step for step in milestones if step < runs.step.max()]
 
 
 def frame(runs: pd.DataFrame) -> float:
@@ -159,19 +178,8 @@ def plot_responses(responses: pd.DataFrame, ax: Axes | None = None, ordered: boo
     return ax
 
 
-def published(runs: pd.DataFrame) -> pd.Series:
-    """Table 6's test errors of residual nets of these depths.
-
-    Empty unless all `runs` are of the suite "paper" at its full length: a shorter run is another experiment.
-    """
-    if runs.empty or set(runs.suite) != {"paper"} or set(runs.steps) != {FULL_SCHEDULE}:
-        return pd.Series(dtype=float)
-    errors = residual_errors()
-    return errors[errors.index.isin(runs.depth[runs.kind == "residual"])]
-
-
 def plot_errors(runs: pd.DataFrame, ax: Axes | None = None, measure: str = "test_error") -> Axes:
-    """Error at the last step against depth: a point for each seed, a line through the means, Table 6 if `published`.
+    """Error at the last step against depth: a point for each seed, a line through the means, dashed for plain nets.
 
     `measure` is "test_error" or "train_error".
     """
@@ -181,16 +189,13 @@ def plot_errors(runs: pd.DataFrame, ax: Axes | None = None, measure: str = "test
     ends = last_rows(farthest(runs))
     depths = sorted(ends.depth.unique())
     place = {depth: number for number, depth in enumerate(depths)}
-    for (_, shortcut, *_), nets in ends.groupby(["kind", "shortcut", "precision", "suite"]):
-        look = style("shortcut", shortcut)
-        ax.plot(nets.groupby("depth")[measure].mean().rename(place), color=look["color"], lw=1.5)
+    for (kind, shortcut, *_), nets in ends.groupby(["kind", "shortcut", "precision", "suite"]):
+        look, line = style("shortcut", shortcut), "--" if kind == "plain" else "-"
+        ax.plot(nets.groupby("depth")[measure].mean().rename(place), color=look["color"], ls=line, lw=1.5)
         ax.plot(nets.depth.map(place), nets[measure], ls="", ms=7, mfc="none", **look)
-    paper = published(runs) if measure == "test_error" else pd.Series(dtype=float)
-    if len(paper):
-        ax.plot(paper.rename(place), ls="", marker="_", color="black", ms=18, mew=2, label="the paper's Table 6")
     ax.set(xlabel="layers (evenly spaced)", ylabel=f"{measure.replace('_', ' ').replace('train', 'training')} (%)")
     ax.set(xticks=range(len(depths)), xticklabels=depths, xlim=(-0.4, len(depths) - 0.6))
-    scale(ax, pd.concat([ends[measure], paper]))
+    scale(ax, ends[measure])
     add_legend(ax, [ax])
     return ax
 
@@ -198,7 +203,7 @@ def plot_errors(runs: pd.DataFrame, ax: Axes | None = None, measure: str = "test
 def describe_ends(runs: pd.DataFrame) -> str:
     """Every net's errors at the last step in words, and what they are drawn from."""
     ends, words = last_rows(farthest(runs)), "Errors at the last step"
-    if ends.duplicated(["suite", "network"]).any():
+    if several(ends):
         words += ", as means over seeds, with the lowest and the highest test error"
     for (kind, shortcut, precision, suite), nets in ends.groupby(["kind", "shortcut", "precision", "suite"]):
         words += f". {kind.capitalize()} nets"
@@ -214,17 +219,19 @@ def describe_ends(runs: pd.DataFrame) -> str:
 
 def describe_curves(runs: pd.DataFrame) -> str:
     """`plot_curves` in words, and any figure made of it."""
-    lines = "dashed for training, solid for test"
-    return NOTHING if runs.empty else f"Error against training steps, {lines}. {describe_ends(runs)}"
+    if runs.empty:
+        return NOTHING
+    words = "Error against training steps, dashed for training, solid for test"
+    words += ", dotted where the rate falls" if falls(runs) else ""
+    words += "; bands from the lowest to the highest seed" if several(farthest(runs)) else ""
+    cut = runs[["train_error", "test_error"]].max().max() > frame(runs)
+    words += f"; the axis ends at {frame(runs):.0f} %, above which training begins" if cut else ""
+    return f"{words}. {describe_ends(runs)}"
 
 
 def describe_errors(runs: pd.DataFrame) -> str:
     """`plot_errors` in words, for both measures."""
-    if runs.empty:
-        return NOTHING
-    paper = ", ".join(f"{error:.2f} % ({depth} layers)" for depth, error in published(runs).items())
-    beside = f" Test errors of residual nets in the paper's Table 6: {paper}." if paper else ""
-    return f"Error against the number of layers. {describe_ends(runs)}{beside}"
+    return NOTHING if runs.empty else f"Error against the number of layers, plain nets dashed. {describe_ends(runs)}"
 
 
 def describe_responses(responses: pd.DataFrame) -> str:
@@ -237,19 +244,23 @@ def describe_responses(responses: pd.DataFrame) -> str:
         layers = f"{len(values)} layers from {values.min():.2f} to {values.max():.2f}"
         sentences.append(f"{network}: {layers}, median {values.median():.2f}")
     what = "each 3x3 layer's response, after batch normalisation, before ReLU or addition; plain nets dashed"
+    what += "; means over seeds" if several(responses) else ""
     return f"Standard deviation of {what}. {'; '.join(sentences)}. Drawn from: {stamp(responses)}."
 
 
 def show(figure: Figure, description: str) -> None:
     """Put a figure into a notebook as an image with `alt` text, the same words below it, and close it.
 
-    On a dark page a drawing turns dark; a figure with an image in it, such as a photograph, stays as it is.
+    The words that can be seen leave out the stamp, which the image has. On a dark page a drawing turns dark; a figure
+    with an image in it, such as a photograph, stays as it is.
     """
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=200, facecolor="white")
     plt.close(figure)
     png, words = base64.b64encode(stream.getvalue()).decode(), html.escape(description)
+    stamped = " ".join(figure.get_supxlabel().splitlines())
+    below = html.escape(description.replace(f" Drawn from: {stamped}.", ""))
     kind = "picture" if any(ax.images for ax in figure.axes) else "drawing"
     image = f'<img class="{kind}" alt="{words}" width="{PIXELS * figure.get_figwidth():.0f}"'
-    markup = f'<style>{DARK}</style>{image} src="data:image/png;base64,{png}"><p>{words}</p>'
+    markup = f'<style>{DARK}</style>{image} src="data:image/png;base64,{png}"><p style="font-size: 90%">{below}</p>'
     display({"text/html": markup, "text/plain": description}, raw=True)
