@@ -4,8 +4,20 @@ import pytest
 from recorded import CPU, GPU, write_run
 
 from helpers import results
+from helpers.figures import draw
 from helpers.records import RunError
-from helpers.results import BEGIN, END, ReadmeError, load_ends, other_rows, paper_rows, renewed, stale, tables
+from helpers.results import (
+    BEGIN,
+    END,
+    ReadmeError,
+    as_markdown,
+    load_ends,
+    other_rows,
+    paper_rows,
+    renewed,
+    stale,
+    tables,
+)
 
 TABLE_6 = {20: "8.75", 32: "7.51", 44: "7.17", 56: "6.97", 110: "6.61 ± 0.16", 1202: "7.93"}
 
@@ -90,12 +102,23 @@ def test_nets_of_other_suites_are_rows_apart_by_precision_and_schedule(tmp_path)
     assert [row["net"] for row in paper_rows(ends[ends.suite == "paper"])] == ["resnet-20"]
 
 
-def test_pictures_are_shown_once_they_are_drawn(tmp_path, monkeypatch):
+def test_pictures_are_shown_once_they_are_drawn_and_say_what_they_show(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FIGURES", tmp_path)
-    write_run(tmp_path, "paper", "resnet-20")
+    write_run(tmp_path, "paper", "resnet-20", steps=64_000)
     assert "![" not in tables(tmp_path)
-    (tmp_path / "paper-errors.svg").touch()
-    assert "](figures/paper-errors.svg)" in tables(tmp_path) and "paper-curves" not in tables(tmp_path)
+    [words] = draw(["errors"], tmp_path, tmp_path).values()
+    text = tables(tmp_path)
+    assert f"\n\n![{words}](figures/paper-errors.svg)\n\n*Test errors beside" in text and "paper-curves" not in text
+    caption = text.split("\n\n*")[1].split("\n\n")[0]
+    assert caption.endswith("; the axis begins at 5 %.*"), "the first sentence, whole"
+
+
+def test_columns_of_numbers_stand_at_the_right():
+    rows = [
+        {"net": "plain-20", "paper": "9.70*", "ours": "–"},
+        {"net": "20-plain", "paper": "–", "ours": "8.34 ± 0.19"},
+    ]
+    assert as_markdown(rows).splitlines()[1] == "| --- | ---: | ---: |"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The tables of what is recorded, and their one writer: README.md between two marks."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 
@@ -18,11 +19,8 @@ NOTES = (
     "test error at the last iteration, of all seeds recorded (notebook 13's verdicts take seeds 0 to 2). Best: the "
     "lowest of each run's evaluations, selected on the test set, therefore too low, and no result."
 )
-PICTURES = {
-    "curves": "Training and test error against steps",
-    "errors": "Training and test error against the number of layers",
-    "responses": "Standard deviation of each layer's response",
-}
+PICTURES = ["curves", "errors", "responses"]
+DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"  # where a figure's file has its words
 
 
 class ReadmeError(RuntimeError):
@@ -106,14 +104,20 @@ def other_rows(ends: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def as_markdown(rows: list[dict[str, str]]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    """A table; columns of numbers stand at the right, so that their digits can be compared."""
+    numbers = [all(row[name][0].isdigit() for row in rows if row[name] != "–") for name in rows[0]]
+    lines = [list(rows[0]), ["---:" if number else "---" for number in numbers]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *(list(row.values()) for row in rows)])
 
 
 def pictures(suite: str, names: list[str]) -> list[str]:
-    """Those of the suite's figures that have been drawn."""
-    drawn = [name for name in names if (FIGURES / f"{suite}-{name}.svg").exists()]
-    return [f"![{PICTURES[name]}, suite {suite}.](figures/{suite}-{name}.svg)" for name in drawn]
+    """Those of the suite's figures that have been drawn, in the words that they carry; the first sentence is seen."""
+    found = []
+    for path in (FIGURES / f"{suite}-{name}.svg" for name in names):
+        if path.exists():
+            words = ElementTree.parse(path).findtext(f".//{DESCRIPTION}")
+            found += [f"![{words}](figures/{path.name})", f"*{words.partition('. ')[0]}.*"]
+    return found
 
 
 def tables(directory: Path = RUNS) -> str:
@@ -122,7 +126,7 @@ def tables(directory: Path = RUNS) -> str:
     if ends.empty:
         return NONE
     full, others = ends[ends.suite == "paper"], ends[ends.suite != "paper"]
-    parts = [as_markdown(paper_rows(full)), NOTES, *pictures("paper", list(PICTURES))] if len(full) else [NONE]
+    parts = [as_markdown(paper_rows(full)), NOTES, *pictures("paper", PICTURES)] if len(full) else [NONE]
     if len(others):
         parts.append(as_markdown(other_rows(others)))
     if processors := sorted(ends.processor[ends.machine == "CPU"].unique()):
