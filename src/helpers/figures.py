@@ -162,10 +162,8 @@ def describe_beside_paper(runs: pd.DataFrame) -> str:
     """`plot_beside_paper` in words, net by net."""
     ends = deciding(runs)
     words = "Test errors beside the paper's: for residual nets those of its Table 6, in a grey band of half a point to "
-    words += (
-        "either side, for plain nets those of its curves; open marks are our seeds, filled ones the means of three, "
-    )
-    words += f"which decide (1 of {SEEDS}: not yet); the axis begins at {LOWEST} %"
+    words += "either side, for plain nets those of its curves; open marks are our seeds, filled ones the means of "
+    words += f"three, which decide (1 of {SEEDS}: not yet); the axis begins at {LOWEST} %"
     for kind, printed in (("residual", residual_errors()), ("plain", published_plain())):
         ours = dict(list(ends[ends.kind == kind].groupby("depth").test_error))
         nets = [compare(depth, ours.get(depth), printed.get(depth), kind) for depth in sorted({*printed.index, *ours})]
