@@ -152,9 +152,8 @@ def test_the_command_writes_and_checks(call, monkeypatch, readme, tmp_path):
     for name, function in (defaults | {"write_tables": lambda: write(readme, runs)}).items():
         monkeypatch.setattr(results, name, function)
     code, printed = call("results", "--check")
-    assert (
-        code == 1 and printed.out == f"the tables in {readme} are stale: python -m helpers results writes them anew\n"
-    )
+    stale_tables = f"the tables in {readme} are stale: .venv/bin/python -m helpers results writes them anew\n"
+    assert (code, printed.out) == (1, stale_tables)
     code, printed = call("results")
     assert code == 0 and "| quick | plain-20 |" in printed.out and "| quick | plain-20 |" in readme.read_text()
     code, printed = call("results", "--check")

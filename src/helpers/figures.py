@@ -266,10 +266,11 @@ def drawings(names: list[str], runs_in: Path = RUNS) -> dict[str, Drawing]:
     for name in names:
         if name not in FIGURES:
             raise near(name, FIGURES, "figure")
-    runs = load_runs(runs_in)
-    if runs.empty or not runs.finished.any():
-        raise RunError(f"no finished run is in {runs_in}: record some first, as with `helpers suite quick`")
-    runs, series = runs[runs.finished.astype(bool)], load_series("responses.csv", runs_in)
+    runs = load_runs(runs_in).query("finished")
+    if runs.empty:
+        how = "`.venv/bin/python -m helpers suite quick`"
+        raise RunError(f"no finished run is in {runs_in}: record some first, as with {how}")
+    series = load_series("responses.csv", runs_in)
     suites = sorted(runs.suite.unique())
     every = {f"{suite}-{name}": FIGURES[name](suite, runs, series) for suite in suites for name in names or FIGURES}
     if found := {name: drawing for name, drawing in every.items() if len(drawing.table)}:

@@ -150,4 +150,4 @@ def write_tables(readme: Path = README, directory: Path = RUNS) -> None:
 def stale(readme: Path = README, directory: Path = RUNS) -> list[str]:
     """A sentence if the README's tables are other than those of what is recorded."""
     same = readme.read_text() == renewed(readme, directory)
-    return [] if same else [f"the tables in {readme} are stale: python -m helpers results writes them anew"]
+    return [] if same else [f"the tables in {readme} are stale: .venv/bin/python -m helpers results writes them anew"]
