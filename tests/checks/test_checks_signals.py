@@ -111,6 +111,10 @@ def overwriting(a, b):
 
 CORRELATIONS = {
     "not centred": (lambda a, b: F.cosine_similarity(a.flatten(1), b.flatten(1)), "this is the cosine"),
+    "centred above alone": (
+        lambda a, b: 48 * covariance(a, b) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1)),
+        "not below it",
+    ),
     "covariance": (covariance, "this is the covariance"),
     "variances": (
         lambda a, b: covariance(a, b) / a.flatten(1).var(1, correction=0) / b.flatten(1).var(1, correction=0),

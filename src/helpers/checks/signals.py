@@ -129,6 +129,9 @@ def wrong_correlations(a: Tensor, b: Tensor) -> dict[str, Tensor | list[Tensor]]
         "this is the cosine: the mean of each image's gradient is to be subtracted first": (
             F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)
         ),
+        "the mean is subtracted above the line and not below it: both lengths are of the centred gradients": (
+            (x * y).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
+        ),
         "this is the covariance: divide by both standard deviations": [
             covariance, covariance * count, covariance * count / (count - 1)
         ],
