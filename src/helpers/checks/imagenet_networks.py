@@ -21,7 +21,7 @@ def check_convolution_cost(cost: Callable[[int, int, int, int, int], int]) -> st
         mistakes = {
             "yours is twice the answer: a multiplication with its addition is one multiply-add in the paper": 2 * right,
             "these are the weights: each is used again at every place of the output": outs * products,
-            "a kernel has kernel x kernel weights for each channel: square it": right // kernel,
+            "a kernel has kernel × kernel weights for each channel: square it": right // kernel,
             "each output sums over all input channels: in_channels is missing": right // ins,
             "there is a map for each output channel: out_channels is missing": right // outs,
             "that is with the side of the input: a stride leaves fewer places": side**2 * outs * products,
@@ -30,9 +30,9 @@ def check_convolution_cost(cost: Callable[[int, int, int, int, int], int]) -> st
         }
         for mistake, wrong in mistakes.items():
             expect(found == right or found != wrong, mistake)
-        where = f"{ins} to {outs} channels, {kernel}x{kernel}, stride {stride}, on {side}x{side}"
+        where = f"{ins} to {outs} channels, {kernel}×{kernel}, stride {stride}, on {side}×{side}"
         expect(found == right, f"{where}: the counter finds {right:,}, and yours is {found:,}")
-    return "places of the output x output channels x input channels x kernel squared, as the counter finds"
+    return "places of the output × output channels × input channels × kernel squared, as the counter finds"
 
 
 def cut(image: Tensor, top: int, left: int, size: int) -> Tensor:
