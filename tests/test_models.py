@@ -250,6 +250,8 @@ def test_unknown_depths_shortcuts_and_stems_are_refused():
         imagenet_spec(42)
     with pytest.raises(ValueError, match="plain, A, B or C"):
         cifar_spec(20, "D")
+    with pytest.raises(ValueError, match="unknown stem 'mnist': choose cifar or imagenet"):
+        Spec((1,), (8,), stem="mnist")
     with pytest.raises(ValueError, match="one width a stage"):
         Spec((1, 1), (8,))
     with pytest.raises(ValueError, match="choose one of bottleneck, preactivation and single"):

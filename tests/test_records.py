@@ -54,6 +54,7 @@ def test_a_finished_run_has_all_its_rows(folder):
     config = about["config"]
     steps = config.schedule.steps
     assert [row["step"] for row in rows] == list(range(config.eval_every, steps + 1, config.eval_every))
+    assert about["seconds"] == pytest.approx(rows[-1]["seconds"], abs=1e-3)
     assert about["images_per_second"] == pd.Series([row["images_per_second"] for row in rows]).median()
     with torch.device("meta"):
         network = ResNet(config.spec)

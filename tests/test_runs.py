@@ -377,6 +377,13 @@ def test_every_run_of_a_suite_has_a_folder_of_its_own():
         assert len(set(names)) == len(names)
 
 
+def test_a_comparison_has_three_seeds_of_each_side():
+    for chosen in ("options", "variants", "deviations"):
+        nets = pd.Series({(run.name, run.config.seed): run.config.seed for run in SUITES[chosen].runs})
+        assert set(nets.groupby(level=0).apply(tuple)) == {(0, 1, 2)}
+        assert {run.config.schedule.steps for run in SUITES[chosen].runs} == {64_000}
+
+
 def test_only_nets_of_110_layers_and_more_are_warmed_up():
     gated = {name for name, config in EXPERIMENTS.items() if config.schedule.warmup_lr is not None}
     assert gated == {"plain-110", "resnet-110", "resnet-110-preactivation", "resnet-1202"}
