@@ -11,7 +11,8 @@ from torch import Tensor
 from helpers.plotting import COLOURS, SMALL, WIDTH, put_stamp
 
 LINES = ["-", "--", ":", "-."]
-FILL = {"conv": "#DCEBF7", "BN": "#F4F4F4", "ReLU": "#FBE3D2"}  # by the first of these words that a step has
+# by the first of these words that a step has
+FILL = {"conv": "#DCEBF7", "fc": "#DCEBF7", "ReLU": "#FBE3D2", "BN": "#F4F4F4"}
 STEM = {"color": "#444444", "arrowstyle": "-|>", "lw": 1}
 SHORTCUT = {"color": "#0072B2", "lw": 2}
 

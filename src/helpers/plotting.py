@@ -32,6 +32,8 @@ STYLES |= {"float32": "#000000 <", "bfloat16": "#777777 >"}
 LABELS = {"depth": "{} layers", "shortcut": "residual ({})", "precision": "{}"}
 # A page's dark theme turns drawings dark too: white becomes the page's #111, and hues stay what they are.
 DARK = 'body[data-jp-theme-light="false"] img.drawing {filter: invert(0.933) hue-rotate(180deg)}'
+# pandas' head of several columns in their middle, where JupyterLab would have it over the last one
+HEADS = ".jp-RenderedHTMLCommon.jp-RenderedHTMLCommon th[colspan] {text-align: center; border-bottom: 1px solid}"
 FULL_SCHEDULE = Schedule().steps
 RUN = ["suite", "network", "seed"]
 NET = ["kind", "depth", "shortcut", "precision", "suite", "network"]
@@ -262,5 +264,6 @@ def show(figure: Figure, description: str) -> None:
     below = html.escape(description.replace(f" Drawn from: {stamped}.", ""))
     kind = "picture" if any(ax.images for ax in figure.axes) else "drawing"
     image = f'<img class="{kind}" alt="{words}" width="{PIXELS * figure.get_figwidth():.0f}"'
-    markup = f'<style>{DARK}</style>{image} src="data:image/png;base64,{png}"><p style="font-size: 90%">{below}</p>'
+    image += f' src="data:image/png;base64,{png}">'
+    markup = f'<style>{DARK} {HEADS}</style>{image}<p style="font-size: 90%">{below}</p>'
     display({"text/html": markup, "text/plain": description}, raw=True)
