@@ -85,6 +85,9 @@ def test_the_readmes_sentences_are_the_records():
     twenty = full[full.network == "resnet-20"].set_index("seed").test_error
     distance = residual_errors()[20] - twenty.loc[[0, 1, 2]].mean()
     assert all(f"{error:.2f}" in said for error in twenty) and f"{distance:.2f} points *below*" in said
+    plain = full[full.network == "plain-20"].test_error
+    assert all(f"{error:.2f}" in said for error in plain) and f"{9.70 - plain.mean():.2f} points below what" in said
+    assert twenty.max() < plain.min() and len(plain) == 2, "the sentences on the order are older than the records"
     assert abs(distance) <= 0.5 and "that error is *reproduced*" in said
     assert set(full.network) == {"plain-20", "resnet-20"}, "the sentences are older than the records"
 
