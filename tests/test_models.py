@@ -95,10 +95,12 @@ def test_a_plain_block_with_a_zeroed_branch_puts_out_zeros():
     assert not block(torch.rand(4, 8, 5, 5)).any()
 
 
-def test_relu_comes_after_the_addition():
-    block = BasicBlock(4, 4, shortcut="A")
-    nn.init.zeros_(block.bn2.weight)
-    nn.init.constant_(block.bn2.bias, -1.0)
+@pytest.mark.parametrize(("form", "last"), [(BasicBlock, "bn2"), (SingleBlock, "bn1")])
+def test_relu_comes_after_the_addition(form, last):
+    block = form(4, 4, shortcut="A")
+    norm = block.get_submodule(last)
+    nn.init.zeros_(norm.weight)
+    nn.init.constant_(norm.bias, -1.0)
     x = torch.rand(2, 4, 5, 5) * 2
     assert torch.equal(block(x), (x - 1).relu())
 
@@ -281,11 +283,3 @@ def test_a_variant_is_the_residual_net_with_what_its_name_says():
     expected |= {"resnet-56-single": Spec((18, 18, 18), widths, single=True)}
     expected |= {f"resnet-{6 * n + 2}-preactivation": Spec((n,) * 3, widths, preactivation=True) for n in (9, 18)}
     assert {name: config.spec for name, config in VARIANTS.items()} == expected
-
-
-def test_relu_comes_after_the_addition_of_one_layer_too():
-    block = SingleBlock(4, 4, shortcut="A")
-    nn.init.zeros_(block.bn1.weight)
-    nn.init.constant_(block.bn1.bias, -1.0)
-    x = torch.rand(2, 4, 5, 5) * 2
-    assert torch.equal(block(x), (x - 1).relu())
