@@ -125,7 +125,7 @@ def test_networks_of_one_depth_are_not_joined(table):
 def test_the_scale_is_the_papers_for_the_full_schedule_and_else_that_of_all_but_the_first_tenth(table):
     whole = table.assign(steps=64_000)
     assert plot_curves(whole).get_ylim() == (0, 20)
-    assert "; the axis ends at 20 %, above which training begins. Errors" in describe_curves(whole)
+    assert "; the axis ends at 20 %, and training starts above it. Errors" in describe_curves(whole)
     assert "axis" not in describe_curves(whole[whole.depth == 20]) + describe_curves(table), "nothing is above it"
     early = table[table.step == 1000].assign(step=299, test_error=90.0)
     later = table[["train_error", "test_error"]].max().max()
@@ -136,7 +136,7 @@ def test_the_scale_is_the_papers_for_the_full_schedule_and_else_that_of_all_but_
 def test_the_steps_at_which_the_rate_falls_are_dotted_once_they_are_reached(table):
     table = table.assign(steps=5000)  # the rate falls at 2,500 and 3,750, and the rows end at 3,000
     dotted = [line.get_xdata()[0] for line in plot_curves(table).lines if line.get_linestyle() == ":"]
-    assert dotted == [2500] and ", dotted where the rate falls;" in describe_curves(table)
+    assert dotted == [2500] and "; dotted lines where the learning rate falls;" in describe_curves(table)
     two = pd.concat([table, table.assign(suite="t", steps=4000)])
     for runs in (two, table[table.step < 2500]):
         assert not any(line.get_linestyle() == ":" for line in plot_curves(runs).lines)
@@ -159,7 +159,7 @@ def test_the_words_and_the_stamp_come_from_the_data(table):
     assert "Residual nets, option A: 20 layers 5.00 % training, 10.00 % test; 56 layers 14.00 %" in describe_curves(one)
     assert "band" not in describe_curves(one)
     words = describe_curves(table)
-    assert "; bands from the lowest to the highest seed. Errors at the last step, as means over seeds" in words
+    assert "; bands span the lowest to the highest seed. Errors at the last step, as means over seeds" in words
     assert "Plain nets: 20 layers 5.50 % training, 10.50 % (10.00 to 11.00) test; 56 layers" in words
     assert stamp(table) == "suite s · 3,000 steps · seed 0, 1 · cifar10 · float32"
     assert f"Drawn from: {stamp(table)}." in words

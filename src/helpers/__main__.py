@@ -15,15 +15,15 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 DataName = Literal["cifar10", "synthetic", "auto"]
 Out = Annotated[Path, typer.Option(help="where run folders go: OUT/NAME/seed-K", show_default="build/runs/own")]
-TimeLimit = Annotated[float | None, typer.Option(min=0, help="seconds after which to stop, behind a checkpoint")]
-Root = Annotated[Path, typer.Option(help="where the data sets lie", show_default="data in the checkout")]
+TimeLimit = Annotated[float | None, typer.Option(min=0, help="seconds after which to stop, with a checkpoint")]
+Root = Annotated[Path, typer.Option(help="where the data sets are", show_default="data in the checkout")]
 
 
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help="an experiment, such as plain-20 or resnet-56")],
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of weights, order, crops and flips")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="shorten the schedule to so many steps")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="shorten the schedule to this many steps")] = None,
     eval_every: Annotated[int | None, typer.Option(min=1, help="steps between evaluations")] = None,
     data: Annotated[DataName, typer.Option(help="auto: CIFAR-10 if it is there, else synthetic")] = "cifar10",
     out: Out = ROOT / "build" / "runs" / "own",
@@ -52,7 +52,7 @@ def suite(
     jobs: Annotated[int | None, typer.Option(min=1, help="runs at once", show_default="4 on a GPU, else 1")] = None,
     data_root: Root = ROOT / "data",
 ) -> None:
-    """Do what is missing of a suite of runs."""
+    """Record what is missing of a suite of runs."""
     from helpers import experiments
     from helpers.data import load_data
     from helpers.outlook import outlook
@@ -80,7 +80,7 @@ def notebooks(
     names: Annotated[list[str] | None, typer.Argument(help="such as 06; all if none is named")] = None,
     profile: Annotated[str, typer.Option(help="smoke, quick or paper")] = "smoke",
     set_: Annotated[list[str] | None, typer.Option("--set", help="a parameter, name=value; repeat for more")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="so many at once", show_default="by cores and memory")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="how many at once", show_default="cores, memory")] = None,
     cell_limit: Annotated[int, typer.Option(min=1, help="seconds that a cell may take")] = 3600,
 ) -> None:
     """Execute notebooks with papermill into build/notebooks."""
@@ -121,14 +121,14 @@ def results(
 
 
 def stop(number: int, _frame) -> None:
-    """End at once, which runs are made for: an exception raised here can be lost in whatever import is under way."""
+    """End at once, which runs are built to survive: an exception raised here can be lost in an import under way."""
     with contextlib.suppress(OSError):
         os.write(2, b"\nstopped; a run that was being recorded goes on from its last checkpoint\n")
     os._exit(128 + number)
 
 
 def main() -> None:
-    """Exit code 2 for what was asked wrongly, 1 for what failed, each with one sentence."""
+    """Exit code 2 for a request that makes no sense, 1 for one that failed, each with one sentence."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:

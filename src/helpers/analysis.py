@@ -15,9 +15,9 @@ from helpers.models import ResNet, Spec, count_parameters, make_shortcut
 
 
 def norms_of_3x3(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """The batch normalisation behind each 3x3 convolution, by the convolution's name, in the layers' order.
+    """The batch normalisation after each 3x3 convolution, by the convolution's name, in the order of the layers.
 
-    Behind it is the one defined next, so that a block must define its layers in the order in which it uses them.
+    It is the one defined next, so a block must define its layers in the order in which it uses them.
     """
     found, name, kernel = {}, "", None
     for path, module in model.named_modules():
@@ -91,9 +91,9 @@ def gradient_norms(model: nn.Module, images: Tensor, labels: Tensor) -> pd.Serie
 
 
 def rounding_cosines(model: nn.Module, images: Tensor, labels: Tensor) -> pd.Series:
-    """What rounding does to each layer's gradient: the cosine of its angle to that with activations in bfloat16.
+    """What rounding does to each layer's gradient: the cosine of its angle to the one with activations in bfloat16.
 
-    1 is the same direction; at 0 nothing of it is left. As `weight_gradients` in all else.
+    1 is the same direction; at 0 nothing of it is left. Otherwise as `weight_gradients`.
     """
     exact, rounded = (weight_gradients(model, images, labels, precision) for precision in (None, torch.bfloat16))
     cosines = {name: float(F.cosine_similarity(exact[name].flatten(), rounded[name].flatten(), 0)) for name in exact}
@@ -122,9 +122,9 @@ def gradient_correlation(model: nn.Module, images: Tensor, labels: Tensor, dista
     """How alike the loss's gradients at neighbouring inputs are (Balduzzi et al. 2017), by distance.
 
     A neighbour lies at `distance`, from 0 to 1, on the straight line from an image to the one before it in the
-    batch. The gradients are those with respect to the pixels, the value is their correlation, averaged over the
-    images (n, 3, h, w). Batch normalisation has the statistics of `images`, so that each point is on its own; the
-    model is left as it was.
+    batch. The gradients are with respect to the pixels, and the value is their correlation, averaged over the
+    images (n, 3, h, w). Batch normalisation uses the statistics of `images`, so that no point depends on another;
+    the model is left as it was.
     """
     model = with_statistics(model, images)
     towards, here = images.roll(1, 0) - images, input_gradients(model, images, labels)
@@ -157,9 +157,9 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def without_block(network: ResNet, index: int) -> ResNet:
-    """A copy in which one block does nothing but pass its input on (Veit et al. 2016).
+    """A copy in which one block does nothing but pass its input through (Veit et al. 2016).
 
-    What is left of it is its shortcut; of a plain block, which has two layers or one, that of option A.
+    What is left of it is its shortcut; for a plain block, of two layers or one, that of option A.
     """
     network = copy.deepcopy(network)
     block, left = network.blocks[index], network.blocks[index].shortcut
@@ -171,9 +171,9 @@ def without_block(network: ResNet, index: int) -> ResNet:
 
 @functools.cache
 def count_cost(spec: Spec) -> dict[str, int]:
-    """Parameters, and multiply-adds of one image, of side 32 or 224 by the stem, without building weights.
+    """Parameters, and multiply-adds for one image, of side 32 or 224 as the stem has it, without building weights.
 
-    Callers share the dictionary: it is not to be changed.
+    Callers share the dictionary: do not change it.
     """
     size = 32 if spec.stem == "cifar" else 224
     with torch.device("meta"):

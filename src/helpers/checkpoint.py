@@ -44,7 +44,7 @@ def write(path: Path, content: bytes) -> None:
         part.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
-            part.unlink()  # on a full disk it takes the room that others need
+            part.unlink()  # on a full disk it takes the space that others need
         raise
 
 
@@ -53,7 +53,7 @@ def load(path: str | Path) -> State:
 
     Raises CheckpointError if the file is damaged or not a checkpoint, PathError if this machine cannot go on with it.
     """
-    Path(path).open("rb").close()  # what cannot be read at all is an OSError: nothing is to be deleted for it
+    Path(path).open("rb").close()  # a file that cannot be read is an OSError, and no reason to delete it
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["about"])

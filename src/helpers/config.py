@@ -1,4 +1,4 @@
-"""All that decides what a run computes, as data: the paper's recipe is the default (Sec. 3.4 and 4.2)."""
+"""Everything that decides what a run computes, as data; the defaults are the paper's recipe (Sec. 3.4 and 4.2)."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Config:
-    """All that decides what a run computes."""
+    """Everything that decides what a run computes."""
 
     spec: Spec
     schedule: Schedule = field(default_factory=Schedule)
@@ -54,7 +54,7 @@ class Config:
     eval_every: int = 500  # steps between rows of metrics
     seed: int = 0
     precision: Precision = "auto"  # "auto": bfloat16 where the device is faster with it
-    compiled: bool | None = None  # fused kernels of torch.compile; None: if that repays itself in so many steps
+    compiled: bool | None = None  # fused kernels of torch.compile; None: if compiling pays off over the schedule
 
     def __post_init__(self):
         choices = {"initialisation": Initialisation, "padding": Padding, "sampling": Sampling, "precision": Precision}
@@ -63,7 +63,7 @@ class Config:
                 raise ValueError(f"unknown {name} {value!r}: choose {', '.join(get_args(known))}")
 
     def as_dict(self) -> dict:
-        """As JSON has it: plain types, lists for tuples."""
+        """As JSON would hold it: plain types, lists for tuples."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @staticmethod

@@ -24,7 +24,7 @@ MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/" + ARCHIVE,
 )
 PADDING = 4
-Padding = Literal["zeros", "black", "reflect"]  # zeros behind the mean's subtraction; before it; the image mirrored
+Padding = Literal["zeros", "black", "reflect"]  # zeros after the mean is subtracted; before it; the image mirrored
 Sampling = Literal["epochs", "replacement", "drop last"]  # "drop last": an epoch's last partial batch is left out
 
 
@@ -48,7 +48,7 @@ class Data(NamedTuple):
 
 
 def load_data(name: str = "auto", root: str | Path = ROOT / "data") -> Data:
-    """A data set by name: "cifar10", "synthetic", or "auto": CIFAR-10 where it lies in `root`, else synthetic."""
+    """A data set by name: "cifar10", "synthetic", or "auto": CIFAR-10 if it is in `root`, else synthetic."""
     if name == "auto":
         name = "cifar10" if (Path(root) / CIFAR10.base_folder).is_dir() else "synthetic"
     if name == "cifar10":
@@ -66,7 +66,7 @@ def load_data(name: str = "auto", root: str | Path = ROOT / "data") -> Data:
 def load_cifar10(root: str | Path = ROOT / "data", download: bool = True) -> tuple[Split, Split]:
     """The 50,000 training and 10,000 test images of CIFAR-10, from `root` or, once, from the network.
 
-    Every file is checked by its MD5. Raises DataError, with what to do, if they cannot be had.
+    Every file is checked by its MD5. Raises DataError, which says what to do, if they cannot be had.
     """
     folder = Path(root) / CIFAR10.base_folder
     files = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
@@ -77,7 +77,7 @@ def load_cifar10(root: str | Path = ROOT / "data", download: bool = True) -> tup
     if download and missing():
         try:
             Path(root).mkdir(parents=True, exist_ok=True)
-            with FileLock(Path(root) / f"{ARCHIVE}.lock"):  # notebooks that are executed at once share one download
+            with FileLock(Path(root) / f"{ARCHIVE}.lock"):  # notebooks executed at the same time share one download
                 if missing():
                     unpack(fetch(MIRRORS, Path(root) / ARCHIVE, ARCHIVE_MD5), Path(root))
         except OSError as error:
@@ -102,15 +102,15 @@ def as_split(dataset: CIFAR10) -> Split:
 def synthetic(train: int = 5000, test: int = 1000, seed: int = 0) -> tuple[Split, Split]:
     """Ten classes of drawn 32x32 images, a shape each, made from `seed` alone in about a second.
 
-    Place, size and both colours vary and noise covers them, so a linear classifier does better than chance and
-    much worse than a small convolutional net.
+    Position, size and both colours vary, under noise, so a linear classifier does better than chance and much worse
+    than a small convolutional net.
     """
     generator = torch.Generator().manual_seed(seed)
     return paint(train, generator), paint(test, generator)
 
 
 def paint(count: int, generator: torch.Generator) -> Split:
-    """So many drawn images, the ten classes in turn."""
+    """`count` drawn images, the ten classes in turn."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator)
@@ -128,7 +128,7 @@ def paint(count: int, generator: torch.Generator) -> Split:
 
 
 def shapes(x: Tensor, y: Tensor, size: Tensor) -> list[Tensor]:
-    """Where each of the ten shapes has ink: x and y from its middle, all bool (n, 32, 32)."""
+    """Where each of the ten shapes has ink, bool (n, 32, 32) each; x and y are measured from its centre."""
     radius, square = (x**2 + y**2).sqrt(), torch.maximum(x.abs(), y.abs())
     box = square < size
     return [
@@ -160,13 +160,13 @@ def channel_statistics(split: Split) -> tuple[Tensor, Tensor]:
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor | None = None) -> Tensor:
-    """images / 255 minus the mean image, over `std` if there is one: uint8 (n, 3, h, w) -> float32 (n, 3, h, w)."""
+    """images / 255 minus the mean image, divided by `std` if given: uint8 (n, 3, h, w) -> float32 (n, 3, h, w)."""
     centred = images.float().div_(255).sub_(mean)
     return centred if std is None else centred.div_(std)
 
 
 class Draw(NamedTuple):
-    """What chance decides about n images: which they are, where each is cropped, whether it is mirrored.
+    """The random choices for n images: which ones, where each is cropped, whether it is mirrored.
 
     For one step n is the batch size; `draw_steps` has (steps, batch size) in place of n.
     """
@@ -178,9 +178,9 @@ class Draw(NamedTuple):
 
 @functools.lru_cache(maxsize=16)  # an epoch is asked for in parts, by several runs at once
 def draw_epoch(count: int, seed: int, epoch: int, replacement: bool = False) -> Draw:
-    """What chance decides in one epoch, drawn on the CPU from (seed, epoch) alone, so the same on every device.
+    """The random choices of one epoch, drawn on the CPU from (seed, epoch) alone, so the same on every device.
 
-    With `replacement` each image is drawn by itself, else each comes once.
+    With `replacement` each image is drawn independently; otherwise each comes once.
     """
     # not seed + epoch, or an epoch of one seed would be the next seed's epoch before it; 56 bits, as generators take 64
     digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
@@ -195,7 +195,7 @@ def draw_epoch(count: int, seed: int, epoch: int, replacement: bool = False) -> 
 
 
 def draw_steps(count: int, batch_size: int, seed: int, first: int, steps: int, sampling: Sampling = "epochs") -> Draw:
-    """The draws of batches `first`, `first` + 1, …, a row a batch: order and flips (steps, batch_size), offsets (…, 2).
+    """The draws of batches `first`, `first` + 1, …, one row each: order and flips (steps, batch_size), offsets (…, 2).
 
     Epochs follow each other without a gap: every batch is full and no image is left out, unless `sampling` says so.
     """
@@ -211,7 +211,7 @@ def draw_steps(count: int, batch_size: int, seed: int, first: int, steps: int, s
 def augment(images: Tensor, offsets: Tensor, flips: Tensor, mode: str = "constant") -> Tensor:
     """Pad each image (n, 3, h, w) by four pixels a side, crop it at its (row, column) offset, perhaps flip it.
 
-    The padding is zeros, or with another `mode` what torch's `pad` makes of it.
+    The padding is zeros, or what torch's `pad` makes it in another `mode`.
     """
     count, _, height, width = images.shape
     device = images.device
@@ -238,8 +238,8 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """An endless stream of augmented batches, images float32 (batch_size, 3, h, w), labels int64 (batch_size,).
 
-    Batch number k depends on (seed, k) alone, so a stream begun at `first_step` goes on as the whole one would. They
-    come on the split's device; `mean` defaults to the mean image of the split.
+    Batch number k depends on (seed, k) alone, so a stream begun at `first_step` goes on as the whole one would.
+    Batches are on the split's device; `mean` defaults to the mean image of the split.
     """
     device = split.labels.device
     mean = (mean_image(split) if mean is None else mean).to(device)

@@ -11,7 +11,7 @@ from helpers.models import BasicBlock, ResNet, Spec
 def deepen(network: ResNet, spec: Spec) -> ResNet:
     """The deeper net of `spec` that computes what `network` does.
 
-    Each stage has copies of the network's blocks, then new ones that pass their input on. In evaluation mode the
+    Each stage has copies of the network's blocks, then new ones that pass their input through. In evaluation mode the
     outputs agree to the last bit, in float32 on a CPU; those of a residual net in training mode too. Raises ValueError
     unless `spec` is the network's with more blocks, and these have two layers and an identity shortcut or none.
     """
@@ -34,7 +34,7 @@ def deepen(network: ResNet, spec: Spec) -> ResNet:
 
 
 def become_identity(block: nn.Module) -> None:
-    """Make a new block of two layers pass on what it is given, as long as that is not negative, in place.
+    """Make a new block of two layers pass its input through, provided that is nowhere negative; in place.
 
     A residual block gets a residual branch of zeros. A plain one, in evaluation mode only: identity kernels, and a
     running variance that is one when batch normalisation has added its eps.

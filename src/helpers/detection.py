@@ -106,7 +106,8 @@ def train_detector(
 ) -> Iterator[dict[str, float]]:
     """A row of the four losses after each step; the rate falls to a tenth after three quarters, as in Appendix A.
 
-    Chance is the global generator's: seed it for the same order of images and, of one detector, the same regions.
+    The random numbers are the global generator's: seed it for the same order of images and, with the same detector,
+    the same regions.
     """
     order = torch.Generator().manual_seed(int(torch.randint(2**31, ())))  # its own, since sampling regions draws too
     loader = DataLoader(dataset, batch_size, shuffle=True, collate_fn=list, generator=order)
@@ -133,7 +134,7 @@ def without_difficult(target: dict[str, Tensor]) -> dict[str, Tensor]:
 def evaluate_detector(detector: FasterRCNN, dataset: Dataset) -> dict[str, float]:
     """Mean average precision in percent: at VOC 2007's eleven recalls (Table 7), and as COCO defines it (Table 8).
 
-    By COCO's code, which compares a detection with objects that are not yet found; VOC's, with the one overlapped most.
+    Both by COCO's code, which matches a detection with objects not found before; VOC's takes the one overlapped most.
     """
     metrics = {
         "voc07": MeanAveragePrecision(iou_thresholds=[0.5], rec_thresholds=[k / 10 for k in range(11)]),

@@ -58,7 +58,7 @@ def fetch(urls: tuple[str, ...], target: Path, wanted: str, tries: int = 3, time
 
 
 def continue_download(url: str, part: Path, timeout: float) -> None:
-    """Append to `part` what is missing of it. Raises OSError if the connection ends early."""
+    """Append to `part` the bytes that it lacks. Raises OSError if the connection ends early."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:

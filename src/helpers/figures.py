@@ -79,7 +79,7 @@ def plot_plain_and_residual(runs: pd.DataFrame) -> Figure:
 
 
 def seeds(runs: pd.DataFrame) -> str:
-    """How many of each network, as "3 seeds" or "1 to 3 seeds"; those behind another are not drawn and not counted."""
+    """How many of each network, as "3 seeds" or "1 to 3 seeds"; those lagging behind are neither drawn nor counted."""
     counts = sorted(set(farthest(runs).groupby(["suite", "network"]).seed.nunique()))
     return f"{' to '.join(map(str, counts[:1] + counts[1:][-1:]))} seed{'s' if counts[-1] > 1 else ''}"
 
@@ -161,9 +161,9 @@ def put_mean(ax: Axes, place: int, errors: pd.Series, look: dict) -> None:
 def describe_beside_paper(runs: pd.DataFrame) -> str:
     """`plot_beside_paper` in words, net by net."""
     ends = deciding(runs)
-    words = "Test errors beside the paper's: for residual nets those of its Table 6, in a grey band of half a point to "
-    words += "either side, for plain nets those of its curves; open marks are our seeds, filled ones the means of "
-    words += f"three, which decide (1 of {SEEDS}: not yet); the axis begins at {LOWEST} %"
+    words = "Test errors beside the paper's: residual nets beside its Table 6, with a grey band of half a point to "
+    words += "either side, plain nets beside its curves; open marks are our seeds, filled ones the means of three, "
+    words += f"which decide (1 of {SEEDS}: too few yet); the axis begins at {LOWEST} %"
     for kind, printed in (("residual", residual_errors()), ("plain", published_plain())):
         ours = dict(list(ends[ends.kind == kind].groupby("depth").test_error))
         nets = [compare(depth, ours.get(depth), printed.get(depth), kind) for depth in sorted({*printed.index, *ours})]
@@ -193,7 +193,7 @@ def identify(series: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 class Drawing(NamedTuple):
-    """A figure before it is drawn: its table with nothing in it that is not drawn, how, and in words."""
+    """A figure before it is drawn: a table of what it shows and no more, how to draw it, and its description."""
 
     table: pd.DataFrame
     plot: Callable[[pd.DataFrame], Figure]

@@ -63,10 +63,10 @@ def cost_by_stage(spec: Spec) -> pd.DataFrame:
 
 
 def training_views(crop: int = CROP) -> v2.Compose:
-    """One random view of an image (3, h, w) -> (3, crop, crop), its shape kept: scale, place and flip by chance.
+    """One random view of an image (3, h, w) -> (3, crop, crop), its proportions kept; scale, place and flip are random.
 
-    The shorter side is drawn from [256, 480] for a crop of 224, in proportion for another. Chance is the global
-    generator's.
+    The shorter side is drawn from [256, 480] for a crop of 224, in proportion for another. The random
+    numbers are the global generator's.
     """
     low, high = (round(side * crop / CROP) for side in SHORTER)
     return v2.Compose([v2.RandomShortestSize(range(low, high + 1)), v2.RandomCrop(crop), v2.RandomHorizontalFlip()])
@@ -75,7 +75,7 @@ def training_views(crop: int = CROP) -> v2.Compose:
 def colour_axes(images: Tensor) -> Tensor:
     """Krizhevsky's colour augmentation (the paper's ref. 21): the principal axes of the pixels' colours.
 
-    Images (n, 3, h, w) -> (3, 3), an axis a column, as long as the variance along it.
+    Images (n, 3, h, w) -> (3, 3), one axis per column, as long as the variance along it.
     """
     variances, axes = torch.linalg.eigh(torch.cov(images.transpose(0, 1).flatten(1)))
     return axes * variances
@@ -105,7 +105,7 @@ def multi_scale_scores(network: nn.Module, images: Tensor, crop: int = CROP) -> 
     """Softmax scores (n, classes) of the whole image, averaged over five scales, for the best results (Table 4).
 
     The shorter sides are 224 to 640 for a crop of 224, in proportion for another. Since the classifier is linear,
-    its scores averaged over all places of the map are its scores of the averaged map, which the network puts out.
+    its scores averaged over all places of the map are its scores of the averaged map: the network's output.
     """
     sides = [round(side * crop / CROP) for side in TEST_SIDES]
     return torch.stack([network(resize(images, side)).softmax(1) for side in sides]).mean(0)

@@ -25,7 +25,7 @@ class Spec:
     """A network as data (Sec. 3.3, 4.1 and 4.2)."""
 
     blocks: tuple[int, ...]  # blocks in each stage; all stages but the first begin with stride 2
-    widths: tuple[int, ...]  # filters of the 3x3 layers in each stage; a bottleneck block puts out four times as many
+    widths: tuple[int, ...]  # filters of the 3x3 layers in each stage; a bottleneck block outputs four times as many
     bottleneck: bool = False  # three layers a block (1x1, 3x3, 1x1) instead of two 3x3
     shortcut: Shortcut = "A"  # "plain": none at all; A, B, C: the paper's options
     stem: Literal["cifar", "imagenet"] = "cifar"  # 3x3 convolution; or 7x7 with stride 2, then max pooling
@@ -144,7 +144,7 @@ class BasicBlock(nn.Module):
 
 
 class SingleBlock(nn.Module):
-    """One 3x3 layer, in which the paper saw no advantage (Sec. 3.2). Shapes as of `BasicBlock`."""
+    """One 3x3 layer, a form in which the paper saw no advantage (Sec. 3.2). Shapes as in `BasicBlock`."""
 
     def __init__(self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut = "A"):
         super().__init__()
@@ -157,9 +157,9 @@ class SingleBlock(nn.Module):
 
 
 class PreactivationBlock(nn.Module):
-    """Two 3x3 layers behind their BN and ReLU, and nothing after the addition (arXiv:1603.05027, Fig. 4e).
+    """Two 3x3 layers, BN and ReLU before each, and nothing after the addition (arXiv:1603.05027, Fig. 4e).
 
-    Shapes as of `BasicBlock`.
+    Shapes as in `BasicBlock`.
     """
 
     def __init__(self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut = "A"):
@@ -213,7 +213,7 @@ def make_stem(kind: str, width: int) -> nn.Sequential:
 
 
 def make_block(spec: Spec, in_channels: int, width: int, stride: int) -> nn.Module:
-    """A block as `spec` has it."""
+    """One block of the form that `spec` asks for."""
     if spec.bottleneck:
         block = Bottleneck(in_channels, width, stride, spec.shortcut, spec.stride_on_3x3)
     else:
@@ -267,9 +267,9 @@ def initialise(network: nn.Module, mode: Initialisation = "fan in") -> None:
 
 
 class SplitNorm(nn.BatchNorm2d):
-    """Batch normalisation of each of `parts` of a batch by itself, as by several GPUs that share the batch.
+    """Batch normalisation over each of `parts` of a batch separately, as on several GPUs that share the batch.
 
-    The moving averages take in one part after the other.
+    The moving averages are updated by one part after another.
     """
 
     def __init__(self, channels: int, parts: int):
@@ -283,7 +283,7 @@ class SplitNorm(nn.BatchNorm2d):
 
 
 def split_norms(network: nn.Module, parts: int) -> None:
-    """Let every batch normalisation of a network work on `parts` of a batch, in place."""
+    """Make every batch normalisation of a network normalise `parts` of a batch separately, in place."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm2d:

@@ -1,6 +1,6 @@
 """Execute the course's notebooks with papermill, strictly and several at once.
 
-Each notebook has a process of its own and the command a thread that waits for it. Papermill changes the working
+Each notebook has a process of its own, and the command a thread that waits for it. Papermill changes the working
 directory of the process it runs in, so notebooks in threads would disturb each other; and where one process of a pool
 dies, the pool is broken and with it the other notebooks.
 """
@@ -145,7 +145,7 @@ def execute_apart(path: Path, environment: dict, *rest) -> tuple[float, str]:
 
 
 def end_with_the_command() -> None:
-    """End this process when the one at the other end of its stdin has ended, however; the kernel does the same."""
+    """End this process when the one at the other end of its stdin ends, however it does; the kernel does the same."""
     os.read(0, 1)
     os._exit(1)
 
@@ -181,7 +181,7 @@ def execute_all(names: list[str], profile: str, settings=(), jobs: int | None = 
 
 
 def clear(target: Path) -> None:
-    """Delete an older copy, lest it pass for this one's. Raises NotebookError where nothing can be written."""
+    """Delete an older copy, lest it be taken for this run's. Raises NotebookError where nothing can be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch()

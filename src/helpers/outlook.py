@@ -1,4 +1,4 @@
-"""How far runs have come, how long the rest would take on this machine, and recording it."""
+"""How far runs have come, and how long the rest would take on this machine; recording them from a notebook."""
 
 import dataclasses
 import math
@@ -31,18 +31,18 @@ class Pace(NamedTuple):
 
 
 def describe_setting(path: dict, device: str) -> str:
-    """Device, precision and threads or compiling in words: where runs agree in it, the speed of one tells the other's.
+    """Device, precision and threads or compiling in words: runs that agree in these are about equally fast.
 
     `device` is the name that runs record.
     """
-    # compiling changes it by a quarter at most (benchmarks/README.md), and threads matter nowhere else
+    # on a CPU compiling changes it by a quarter at most (benchmarks/README.md); on a GPU threads do not matter
     compiled = "compiled" if path["compiled"] else "not compiled"
     how = f"CPU threads: {path['threads']}" if path["device"] == "cpu" else compiled
     return f"{device}, {path['precision']}, {how}"
 
 
 def paces(directory: Path, suite: str = "*") -> list[Pace]:
-    """Of every run, finished or begun, that stayed on one device."""
+    """The pace of every run, finished or begun, that stayed on one device."""
     found = []
     for folder in run_folders(directory, suite):
         try:
@@ -57,7 +57,7 @@ def paces(directory: Path, suite: str = "*") -> list[Pace]:
             if end > begun
         ]
         if len(devices) == 1 and rates:
-            # kernels may be compiled in the first interval; the median, since a machine may be paused in others
+            # the first interval may include compiling; the median, since a machine may be paused in others
             rate, source = statistics.median(rates[1:] or rates), "/".join(folder.parts[-3:-1])
             setting = describe_setting(about["path"], devices.pop())
             found.append(Pace(about["name"], source, setting, config.spec, rate))
@@ -65,7 +65,7 @@ def paces(directory: Path, suite: str = "*") -> list[Pace]:
 
 
 def sharing(about: dict, step: int) -> int:
-    """How many runs shared the device in the interval that began behind `step` steps."""
+    """How many runs shared the device in the interval that began after `step` steps."""
     stretches = [stretch for stretch in about["stretches"] if stretch["from_step"] <= step]
     return stretches[-1].get("at_once", 1)  # older files lack it
 
@@ -76,9 +76,9 @@ def relative_cost(a: Spec, b: Spec) -> float:
 
 
 def nearest(run: Run, known: list[Pace]) -> Pace:
-    """The one of `known` to estimate `run` by: its own experiment, else the net of the nearest cost.
+    """The one of `known` to estimate `run` by: its own experiment, else the net nearest in cost.
 
-    Of two of the same cost, the one that is plain, or residual, as it is.
+    Of two with the same cost, the one of its kind, plain or residual.
     """
     spec = run.config.spec
 
@@ -92,7 +92,7 @@ def nearest(run: Run, known: list[Pace]) -> Pace:
 def remaining(run: Run, directory: Path) -> tuple[int, str]:
     """The steps that a run has yet to take, and the setting in which it will, in words.
 
-    None is left of a run whose folder is damaged or holds another configuration: it cannot be recorded there.
+    No step is left if the folder is damaged or holds another configuration: the run cannot be recorded there.
     """
     folder, config = run_folder(directory, run.name, run.config.seed), run.config
     try:
@@ -123,9 +123,9 @@ def outlook(
 ) -> list[str]:
     """Lines that say how far each run has come in `directory`, and about how long the rest takes on this machine.
 
-    The time is that of the images left at the rate of the `nearest` run recorded on such a device, scaled by
-    multiply-adds. Where there is none it is at the rate of `live`, a net trained just now and its images per second;
-    without that it is said to be unknown.
+    The estimate: the images left, at the rate of the `nearest` run recorded on such a device, scaled by multiply-adds.
+    Where there is none, at the rate of `live`, a net trained just now and its images per second; without that the
+    time is said to be unknown.
     """
     directory = Path(directory).resolve()
     known = paces(recorded)
@@ -154,7 +154,7 @@ def outlook(
 
 
 def conclude(times: list[float], unknown: set[str]) -> list[str]:
-    """What all that is missing takes together, of times in seconds, and what it would take to know the rest."""
+    """What is missing takes in all, from `times` in seconds, and what it would take to know the rest."""
     said = []
     if times:
         said.append(

@@ -25,14 +25,14 @@ plt.rcParams.update(STYLE)  # for the whole session: what a notebook draws itsel
 
 WIDTH, SMALL, PIXELS = 7.5, 9.5, 110  # inches, points, and a page's pixels an inch: readable at half the size too
 # Colour and marker of each depth, shortcut and precision. Okabe and Ito's colours are for depths; kinds of nets and
-# precisions are neutral, other shortcuts in what is left: no look means two things, whichever figures one compares.
+# precisions are neutral, other shortcuts take what is left: no look means two things, whichever figures you compare.
 STYLES = {8: "#56B4E9 P", 20: "#0072B2 o", 32: "#E69F00 s", 44: "#009E73 ^", 56: "#D55E00 D", 110: "#CC79A7 v"}
 STYLES |= {1202: "#000000 X", "plain": "#777777 D", "A": "#000000 o", "B": "#882255 P", "C": "#999933 *"}
 STYLES |= {"float32": "#000000 <", "bfloat16": "#777777 >"}
 LABELS = {"depth": "{} layers", "shortcut": "residual ({})", "precision": "{}"}
 # A page's dark theme turns drawings dark too: white becomes the page's #111, and hues stay what they are.
 DARK = 'body[data-jp-theme-light="false"] img.drawing {filter: invert(0.933) hue-rotate(180deg)}'
-# pandas' head of several columns in their middle, where JupyterLab would have it over the last one
+# centres pandas' head of several columns, which JupyterLab would put over the last of them
 HEADS = ".jp-RenderedHTMLCommon.jp-RenderedHTMLCommon th[colspan] {text-align: center; border-bottom: 1px solid}"
 FULL_SCHEDULE = Schedule().steps
 RUN = ["suite", "network", "seed"]
@@ -41,14 +41,14 @@ NOTHING = "Nothing is recorded yet."
 
 
 def style(by: str, value) -> dict[str, str]:
-    """Colour, marker and label; what is not in the table is grey, with itself as its marker."""
+    """Colour, marker and label; a value that is not in STYLES is grey, with itself as its marker."""
     colour, marker = STYLES.get(value, f"#666666 ${value}$").split(maxsplit=1)
     return {"color": colour, "marker": marker, "label": "plain" if value == "plain" else LABELS[by].format(value)}
 
 
 def last_rows(runs: pd.DataFrame) -> pd.DataFrame:
     """The last iteration of each run: what is reported, whichever epoch was best."""
-    runs = runs.reset_index(drop=True)  # tables put together may have the same labels
+    runs = runs.reset_index(drop=True)  # concatenated tables may repeat labels
     return runs if runs.empty else runs.loc[runs.groupby(RUN).step.idxmax()].reset_index(drop=True)
 
 
@@ -58,7 +58,7 @@ def several(runs: pd.DataFrame) -> bool:
 
 
 def farthest(runs: pd.DataFrame) -> pd.DataFrame:
-    """Without runs that are behind another seed of their network: a mean over both would be that of neither step."""
+    """Without runs that lag behind another seed of their network: a mean over both would belong to neither step."""
     ends = runs.groupby(RUN).step.transform("max")
     return runs[ends == ends.groupby([runs.suite, runs.network]).transform("max")]
 
@@ -77,7 +77,7 @@ def stamp(runs: pd.DataFrame) -> str:
 
 
 def put_stamp(figure: Figure, words: str) -> None:
-    """What a figure was drawn from, in small letters below it."""
+    """Write below a figure, in small letters, what it was drawn from."""
     lines = textwrap.fill(words, 95, break_on_hyphens=False)
     figure.supxlabel(lines, fontsize=SMALL, color="#444444")
 
@@ -94,7 +94,7 @@ def panels(runs: pd.DataFrame, rows: int = 1, columns: int = 1, height: float = 
 
 
 def add_legend(owner: Axes | Figure, axes: list[Axes]) -> None:
-    """One entry for each label in `axes`, those of line styles last; a figure's takes the place of its panels'."""
+    """One entry for each label in `axes`, those of line styles last; a figure's legend replaces those of its panels."""
     entries = {}
     for ax in axes:
         entries |= {text: handle for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -120,8 +120,8 @@ def scale(ax: Axes, values: pd.Series) -> None:
 def plot_curves(runs: pd.DataFrame, ax: Axes | None = None, by: str = "depth") -> Axes:
     """Error against steps as in Fig. 6: a colour and marker for each depth, dashed for training, solid for test.
 
-    A line is the mean over a network's seeds, its band goes from the lowest to the highest; the rate falls at the
-    dotted steps. `by` may also be "shortcut" or "precision": what the colours then stand for.
+    A line is the mean over a network's seeds, its band spans the lowest to the highest; dotted lines mark where the
+    rate falls. `by`, what the colours stand for, may also be "shortcut" or "precision".
     """
     ax = ax or panels(runs)[1][0]
     if runs.empty:
@@ -223,11 +223,11 @@ def describe_curves(runs: pd.DataFrame) -> str:
     """`plot_curves` in words, and any figure made of it."""
     if runs.empty:
         return NOTHING
-    words = "Error against training steps, dashed for training, solid for test"
-    words += ", dotted where the rate falls" if falls(runs) else ""
-    words += "; bands from the lowest to the highest seed" if several(farthest(runs)) else ""
+    words = "Error against training steps: training dashed, test solid"
+    words += "; dotted lines where the learning rate falls" if falls(runs) else ""
+    words += "; bands span the lowest to the highest seed" if several(farthest(runs)) else ""
     cut = runs[["train_error", "test_error"]].max().max() > frame(runs)
-    words += f"; the axis ends at {frame(runs):.0f} %, above which training begins" if cut else ""
+    words += f"; the axis ends at {frame(runs):.0f} %, and training starts above it" if cut else ""
     return f"{words}. {describe_ends(runs)}"
 
 

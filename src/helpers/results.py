@@ -17,7 +17,7 @@ NONE = "No run of the suite `paper` is finished yet, so there is nothing to set 
 NOTES = (
     "Paper: test error; mean ± standard deviation of five runs where it gives them; * read off Fig. 6, ± 0.05. Ours: "
     "test error at the last iteration, of all seeds recorded (notebook 13's verdicts take seeds 0 to 2). Best: the "
-    "lowest of each run's evaluations, selected on the test set, therefore too low, and no result."
+    "lowest of each run's evaluations: selected on the test set, it is too low, and no result."
 )
 PICTURES = ["curves", "errors", "responses"]
 DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"  # where a figure's file has its words
@@ -110,10 +110,10 @@ def as_markdown(rows: list[dict[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *(list(row.values()) for row in rows)])
 
 
-def pictures(suite: str, names: list[str]) -> list[str]:
-    """Those of the suite's figures that have been drawn, in the words that they carry; the first sentence is seen."""
+def pictures() -> list[str]:
+    """The figures of suite `paper` that have been drawn, with the words they carry; the first sentence is visible."""
     found = []
-    for path in (FIGURES / f"{suite}-{name}.svg" for name in names):
+    for path in (FIGURES / f"paper-{name}.svg" for name in PICTURES):
         if path.exists():
             words = ElementTree.parse(path).findtext(f".//{DESCRIPTION}")
             found += [f"![{words}](figures/{path.name})", f"*{words.partition('. ')[0]}.*"]
@@ -126,12 +126,12 @@ def tables(directory: Path = RUNS) -> str:
     if ends.empty:
         return NONE
     full, others = ends[ends.suite == "paper"], ends[ends.suite != "paper"]
-    parts = [as_markdown(paper_rows(full)), NOTES, *pictures("paper", PICTURES)] if len(full) else [NONE]
+    parts = [as_markdown(paper_rows(full)), NOTES, *pictures()] if len(full) else [NONE]
     if len(others):
         parts.append(as_markdown(other_rows(others)))
     if processors := sorted(ends.processor[ends.machine == "CPU"].unique()):
         parts.append(f"CPU: {'; '.join(processors)}.")
-    return "\n\n".join(parts + pictures("quick", ["curves"]))
+    return "\n\n".join(parts)
 
 
 def renewed(readme: Path = README, directory: Path = RUNS) -> str:

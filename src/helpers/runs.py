@@ -1,7 +1,7 @@
 """Runs recorded on disk, so that a kill at any moment loses at most an interval.
 
 A run's folder is `<suite>/<name>/seed-<k>/`; README.md in `data/runs/` says what its files hold. `records` reads them
-back; what notebooks need of it can be had from here too.
+back; what notebooks need of it can be imported from here too.
 """
 
 import dataclasses
@@ -57,10 +57,10 @@ def record(
     half_weights: bool = False,
     at_once: int = 1,
 ) -> Path:
-    """Train to the end, by default on CIFAR-10, recording; return the run's folder `directory/name/seed-<k>`.
+    """Train to the end, by default on CIFAR-10, and record it; return the run's folder `directory/name/seed-<k>`.
 
     Kill it at any moment and call it again: it goes on from the last evaluation and ends as the uninterrupted run
-    would. A finished run is left as it is. With a `time_limit` in seconds it returns early, behind a checkpoint,
+    would. A finished run is left as it is. With a `time_limit` in seconds it stops early, after a checkpoint,
     once another interval would not fit. `at_once`, how many runs may share the device, is recorded, since it decides
     how fast each is. Raises RunError if the folder holds another run, cannot be written or is being recorded into by
     another process, or if this machine cannot go on with it; PathError, NotFinite, CheckpointError and, from CIFAR-10's
@@ -73,7 +73,7 @@ def record(
             return record_locked(folder, name, config, data, time_limit, half_weights, at_once)
     except filelock.Timeout:
         raise RunError(f"another process is recording into {folder}: wait for it or choose another folder") from None
-    except BrokenPipeError:  # of the reports, as in `| head`: nothing is wrong with the folder
+    except BrokenPipeError:  # from the reports, as in `| head`: nothing is wrong with the folder
         raise
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -109,7 +109,7 @@ def record_locked(folder: Path, name, config: Config, data: Data, time_limit, ha
             record_gradients(folder, state, *probe)
         save(state, folder / CHECKPOINT)
         tqdm.write(report(name, config, row))
-        sys.stdout.flush()  # into a file or pipe too, a line an evaluation
+        sys.stdout.flush()  # a line per evaluation, into a file or pipe too
         passed, interval, before = time.monotonic() - begun, row["seconds"] - before, row["seconds"]
         if time_limit is not None and passed + interval > time_limit and state.step < config.schedule.steps:
             return folder
@@ -226,7 +226,7 @@ def is_quarter(config: Config, step: int) -> bool:
 
 
 def record_gradients(folder: Path, state: State, images: torch.Tensor, labels: torch.Tensor) -> None:
-    """Add each layer's gradient at the present step to `gradients.csv`, in place of what a kill left of it."""
+    """Add each layer's gradient at the present step to `gradients.csv`, replacing what a kill left of it."""
     with PROCESS_LOCK:  # as in `train.measure`
         norms = gradient_norms(state.network, images.to(state.device), labels.to(state.device))
     table = norms.reset_index().assign(step=state.step)[["step", "layer", "norm"]]
@@ -299,10 +299,10 @@ def record_suite(
 ) -> None:
     """Record what is missing of `runs`, in their order, until done or `time_limit` seconds have passed.
 
-    Small nets leave a large GPU idle: `jobs` of them are trained at once, each in a thread and stream of its own, to
-    the same end as alone (on a GPU but for rounding: cuDNN chooses algorithms by their time); by default four on a
+    Small nets leave a large GPU idle: `jobs` of them are trained at once, each in a thread and stream of its own, and
+    end as they would alone (on a GPU but for rounding: cuDNN chooses algorithms by their time); by default four on a
     GPU. A run that cannot be done (its loss is no longer finite, its folder holds another run) does not stop the
-    others: the reason is printed at once, and raised last.
+    others: the reason is printed at once, and raised at the end.
     """
     runs = [run for run in runs if progress(run, directory) != "done"]
     jobs = min(jobs or (4 if torch.cuda.is_available() else 1), max(1, len(runs)))
@@ -335,7 +335,7 @@ def record_suite(
                 for waiting in [pool.submit(do, run) for run in runs]:
                     waiting.result()
             finally:
-                ended.set()  # whoever interrupts a notebook wants no further run begun
+                ended.set()  # someone who interrupts a notebook wants no further run begun
     if failures:
         raise failures[0] if len(failures) == 1 else RunError("; ".join(map(str, failures)))
 
@@ -343,7 +343,7 @@ def record_suite(
 def own_stream() -> None:
     """Give this thread a queue of work on the GPU, if there is one, beside those of other threads.
 
-    Once a thread, not once a run: PyTorch has 32 and then hands out those that it has handed out before.
+    Once per thread, not per run: PyTorch has 32, and then hands out the same ones again.
     """
     if torch.cuda.is_available():
         torch.cuda.set_stream(torch.cuda.Stream())

@@ -1,9 +1,9 @@
 """One optimisation step, as fast as the device allows, beside the plain step that it must agree with.
 
-A convolution spends its time in the vendor's kernels. What is left is memory traffic: batch normalisation, the
-addition and ReLU, each a pass over the activations. The fast path fuses the three, forward and backward, keeps
-activations in bfloat16 (weights, statistics, loss and optimiser stay in float32), and orders memory as the
-convolutions want it. `StepPath` says which of this a run uses; the plain path is the network's own forward.
+Convolutions run in the vendor's kernels. What is left is memory traffic: batch normalisation, the addition and ReLU,
+each a pass over the activations. The fast path fuses the three, forward and backward, keeps activations in bfloat16
+(weights, statistics, loss and optimiser stay in float32), and lays out memory as the convolutions prefer it.
+`StepPath` says which of this a run uses; the plain path is the network's own forward.
 """
 
 import ctypes
@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-# held for what concerns every thread: random numbers, tracing, compiling, capturing, and what may wait for the GPU
+# held during what affects every thread: random numbers, tracing, compiling, capturing, and what may wait for the GPU
 PROCESS_LOCK = threading.RLock()
 
-THREADS = torch.get_num_threads()  # before a path sets another number: a run goes on with that of its beginning
-MANY_STEPS = 10_000  # on a CPU compiling has repaid itself after 600 to 1,500 in bfloat16, in float32 late or never
+THREADS = torch.get_num_threads()  # before a path changes it: a resumed run keeps the number it began with
+MANY_STEPS = 10_000  # on a CPU compiling pays off after 600 to 1,500 in bfloat16, late or never in float32
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -39,7 +39,7 @@ class PathError(RuntimeError):
 
 @dataclass(frozen=True)
 class StepPath:
-    """How steps are executed; chosen once a run and written to its `run.json`."""
+    """How steps are executed; chosen once per run and written to its `run.json`."""
 
     device: str  # cpu or cuda
     precision: str  # "float32", or "bfloat16" for activations
@@ -84,7 +84,7 @@ def has_bfloat16(device: str) -> bool:
 
 
 def choose_path(device: Device, precision: str = "auto", compiled: bool | None = None, steps: int = 0) -> StepPath:
-    """The path for a run of so many steps on `device`; "auto" and None leave the choice to its properties."""
+    """The path for a run of `steps` steps on `device`; "auto" and None leave the choice to the device's properties."""
     why = []
     if precision == "auto":
         precision = "bfloat16" if device.bfloat16 else "float32"
@@ -124,11 +124,11 @@ def take_path(path: StepPath) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees: handing 8 MB back and faulting it in again each step costs a quarter of it."""
+    """Let glibc keep what a step frees: handing 8 MB back and faulting it in again costs a quarter of the step."""
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "mallopt"):
-            library.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large block
+            library.mallopt(-4, 0)  # M_MMAP_MAX: no separate mapping for a large block
             library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
@@ -141,7 +141,7 @@ def make_step(network: nn.Module, optimiser: torch.optim.Optimizer, path: StepPa
     forward = fuse(network) if path.compiled else network
     low = path.precision == "bfloat16"
     weights = {name: p for name, p in forward.named_parameters() if low and p.ndim > 1}
-    # autocast would cast each by itself and its gradient back, with a kernel for every one
+    # autocast would cast each weight, and its gradient back, in a kernel of its own
     casts = {name: p.detach().bfloat16().requires_grad_() for name, p in weights.items()}
     grads = [torch.empty_like(p) for p in weights.values()]
 
@@ -172,9 +172,9 @@ def copy_all(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
 def capture(action: Callable[[], None]) -> Callable[[], None]:
     """`action` recorded as a CUDA graph: a function that does the same work again on the same memory.
 
-    `action` is run three times before, so that it allocates, chooses and compiles outside the recording; to undo what
-    these runs changed is the caller's. Other threads may go on computing meanwhile, but a wait for the whole device by
-    one of them breaks the capture.
+    `action` is first run three times, so that allocating, choosing algorithms and compiling happen outside the
+    recording; the caller must undo what these runs changed. Other threads may go on computing meanwhile, but if one of
+    them waits for the whole device, the capture breaks.
     """
     stream = torch.cuda.current_stream()
     if stream == torch.cuda.default_stream():  # it cannot be captured
@@ -194,7 +194,7 @@ def capture(action: Callable[[], None]) -> Callable[[], None]:
     finally:
         gc.enable()
 
-    def replay(_kept=action) -> None:  # the graph knows addresses alone: what lies there lives as long as `action`
+    def replay(_kept=action) -> None:  # the graph holds only addresses: `action` keeps alive what lies there
         graph.replay()
 
     return replay
@@ -203,9 +203,9 @@ def capture(action: Callable[[], None]) -> Callable[[], None]:
 def fuse(network: nn.Module) -> fx.GraphModule:
     """The network's training forward with every norm -> (+ shortcut) -> ReLU as one operation.
 
-    The result shares parameters and moving averages with `network`, which stays as it is.
+    The result shares parameters and moving averages with `network`, which is left as it was.
     """
-    with PROCESS_LOCK:  # while it traces, a call of any module in any thread would be traced too
+    with PROCESS_LOCK:  # while it traces, a call of any module by any thread would be traced too
         traced = fx.GraphModule(network, Tracer().trace(network))
     modules = dict(traced.named_modules())
 
@@ -285,7 +285,7 @@ def compiled(function: Callable) -> Callable:
     """`function` as fused kernels, one for each shape it is called with."""
     from torch._dynamo import config as dynamo
 
-    # more than the usual eight shapes and layouts; newer PyTorch holds it for each thread, and backward has its own
+    # the default is eight shapes and layouts; newer PyTorch counts in each thread, and backward has its own
     dynamo.recompile_limit = 64
     return compile_once(function)
 
@@ -324,7 +324,7 @@ def scale_add_relu(x, scale, shift, added):
 def backward_sums(grad, x, y, mean, inverse, weight):
     """Backward, first pass: the gradients of weight and bias, and coefficients a, b, c, all (c,).
 
-    With g the gradient behind ReLU, `grad` where y > 0 and else 0, the gradient of x is a * g + b * x + c.
+    With g the gradient at ReLU's input, `grad` where y > 0 and else 0, the gradient of x is a * g + b * x + c.
     """
     count = x.numel() // x.shape[1]
     g = torch.where(y > 0, grad, 0).float()

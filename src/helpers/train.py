@@ -46,7 +46,7 @@ class State:
     seconds: float  # spent on the steps done, evaluations included
     clock: Tensor  # int64: steps done
     loss: Tensor  # sum over the steps since the last row, float64
-    errors: Tensor  # likewise, of wrongly classified images, int64
+    errors: Tensor  # likewise: wrongly classified images, int64
     gate: Tensor  # bool: whether the warm-up is over
     gate_errors: Tensor  # int64: wrong images in the gate's present window
     not_finite: Tensor  # int64: the first step whose loss was not finite, or -1
@@ -57,11 +57,11 @@ class State:
 
     @property
     def step(self) -> int:
-        """Steps done; to read it waits for the device."""
+        """Steps done; reading it waits for the device."""
         return int(self.clock)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything in it that changes, by name; momentum that no step has made yet is made here, of zeros."""
+        """Everything in it that changes, by name; momentum that no step has made yet is created here, as zeros."""
         named = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for name, parameter in self.network.named_parameters():
             state = self.optimiser.state[parameter]
@@ -73,9 +73,9 @@ class State:
 
 
 def start(config: Config, device: str | None = None, path: StepPath | None = None) -> State:
-    """A run at step 0: the network initialised from the seed, on the CPU, so alike on every device.
+    """A run at step 0: the network initialised from the seed, on the CPU and so alike on every device.
 
-    A `path`, if given, says the device too. Raises PathError if this machine cannot take it.
+    A `path`, if given, also decides the device. Raises PathError if this machine cannot take it.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     path = path or choose_path(examine(device), config.precision, config.compiled, config.schedule.steps)
@@ -105,7 +105,7 @@ def make_optimiser(network: ResNet, config: Config) -> torch.optim.SGD:
 
 
 def train(state: State, train_split: Split, test_split: Split, progress: bool | None = None) -> Iterator[dict]:
-    """Advance `state` to the end of its schedule, with a row of metrics at each evaluation.
+    """Advance `state` to the end of its schedule, yielding a row of metrics at each evaluation.
 
     Training loss and error are running means over the augmented batches since the last row (the paper does not say
     how it measures them); test loss and error are of the whole test split. Losses in nats, errors in percent. A bar
@@ -120,9 +120,9 @@ def train(state: State, train_split: Split, test_split: Split, progress: bool | 
     if plan is None:
         return
     place, take_step = prepare(state, train_split, plan)
-    state.loss.zero_()  # not zero where an interval was broken off: a row is about the steps since this call
+    state.loss.zero_()  # not zero if an interval was interrupted: a row covers the steps since this call
     state.errors.zero_()
-    in_lab = "JPY_SESSION_NAME" in os.environ  # set for JupyterLab's kernels; no terminal, and stderr is painted red
+    in_lab = "JPY_SESSION_NAME" in os.environ  # JupyterLab's kernels: no terminal, and stderr is shown in red
     shown = (in_lab or sys.stderr.isatty()) if progress is None else progress
     look = {"unit": "step", "disable": not shown, "leave": False, "file": sys.stdout if in_lab else sys.stderr}
     with tqdm(total=config.schedule.steps, initial=state.step, **look) as bar:
@@ -141,12 +141,12 @@ def train(state: State, train_split: Split, test_split: Split, progress: bool | 
 
 
 class Plan(NamedTuple):
-    """All that the steps to the next evaluation need and the device does not know, a row a step."""
+    """What the steps up to the next evaluation need and the device does not know, one row per step."""
 
     order: Tensor  # int64 (steps, batch_size): which images
     offsets: Tensor  # int64 (steps, batch_size, 2): where they are cropped
     flips: Tensor  # bool (steps, batch_size)
-    rates: Tensor  # float32 (steps,): the schedule's learning rate, warm-up left out
+    rates: Tensor  # float32 (steps,): the schedule's learning rate, ignoring warm-up
 
 
 def make_plans(config: Config, count: int, first: int) -> Iterator[Plan]:
@@ -163,8 +163,8 @@ def prepare(state: State, split: Split, plan: Plan) -> tuple[Callable[[Plan], No
     """Two functions: `place(plan)` copies a plan to the device, and each call of `take_step()` takes its next step.
 
     A step is everything: fetching and augmenting the batch, forward, backward, update, the sums for the metrics. It
-    reads where it is from `state.clock` and all else from tensors that stay where they are, so that on a GPU it can be
-    captured once and replayed. `plan`, the first one, tells the shapes; `state` is left as it was.
+    reads its place from `state.clock` and everything else from tensors that stay where they are, so that on a GPU it
+    can be captured once and replayed. `plan`, the first one, gives the shapes; `state` is left as it was.
     """
     rows = min(state.config.eval_every, state.config.schedule.steps)
     held = Plan(*(part.new_zeros((rows, *part.shape[1:]), device=state.device) for part in plan))
@@ -173,7 +173,7 @@ def prepare(state: State, split: Split, plan: Plan) -> tuple[Callable[[Plan], No
     constants = split, *statistics(state.config, split), state.config.padding
 
     def place(plan: Plan) -> None:
-        first = state.step % rows  # not 0 where an interval was broken off in its middle
+        first = state.step % rows  # not 0 if an interval was interrupted midway
         for rows_held, part in zip(held, plan, strict=True):
             rows_held[first : first + len(part)].copy_(part)
 
@@ -194,7 +194,7 @@ def prepare(state: State, split: Split, plan: Plan) -> tuple[Callable[[Plan], No
 def next_batch(
     held: Plan, clock: Tensor, split: Split, mean: Tensor, std: Tensor | None, padding: Padding
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels and rate of the step that follows `clock` steps, from its row of the plan that is held."""
+    """Images, labels and rate of step number `clock`, from its row of the plan on the device."""
     row = (clock % len(held.rates)).unsqueeze(0)
     *draw, rate = (part.index_select(0, row)[0] for part in held)
     return *gather(split, mean, Draw(*draw), std, padding), rate
@@ -217,8 +217,8 @@ def statistics(config: Config, split: Split) -> tuple[Tensor, Tensor | None]:
 def advance(state: State, step: Step, images: Tensor, labels: Tensor, rate: Tensor) -> None:
     """One step at the schedule's `rate`, and its bookkeeping: sums, the gate, the watch for a loss that is not finite.
 
-    Images (n, 3, h, w), labels (n,), the rate a scalar tensor; `step` is of `make_step`. All on the
-    device and without a look at any number, so that nothing waits and the whole can be captured.
+    Images (n, 3, h, w), labels (n,), the rate a scalar tensor; `step` is one of `make_step`'s. All of it on
+    the device, and no number is read back, so that nothing waits and the whole can be captured.
     """
     schedule, lr = state.config.schedule, state.optimiser.param_groups[0]["lr"]
     lr.copy_(rate if schedule.warmup_lr is None else torch.where(state.gate, rate, schedule.warmup_lr))
@@ -235,7 +235,7 @@ def advance(state: State, step: Step, images: Tensor, labels: Tensor, rate: Tens
 def tally(clock: Tensor, losses: Tensor, wrong: Tensor, not_finite: Tensor, loss: Tensor, errors: Tensor) -> None:
     """Count a step: add its mean loss and its number of errors to the sums, and note it if the loss is not finite.
 
-    All of one element each; the first four are changed in place.
+    Each has one element; the first four are changed in place.
     """
     losses += loss
     wrong += errors
@@ -253,9 +253,9 @@ def watch_gate(clock: Tensor, gate: Tensor, gate_errors: Tensor, errors: Tensor,
 
 
 def measure(state: State, test_split: Split, mean_std: tuple, steps: int, begun: float) -> dict:
-    """A row of metrics: means over the last `steps` steps, whose sums start anew, and an evaluation.
+    """A row of metrics: means over the last `steps` steps, whose sums are then reset, and an evaluation.
 
-    `begun` is what `perf_counter` said when the steps began. Raises NotFinite.
+    `begun` is what `perf_counter` gave when the steps began. Raises NotFinite.
     """
     lr = float(f"{float(state.optimiser.param_groups[0]['lr']):.6g}")  # as configured: float32 has no 0.1
     if (bad := int(state.not_finite)) >= 0:
@@ -293,7 +293,7 @@ def evaluate(
 ) -> tuple[float, float]:
     """Mean loss in nats and error in percent on the single view of each image (Sec. 4.2).
 
-    In float32 however the net is trained, so that whoever loads its weights finds the same. The mode is restored.
+    In float32 however the net is trained, so that anyone who loads its weights finds the same. The mode is restored.
     """
     mode = network.training
     network.eval()

@@ -169,7 +169,7 @@ def over(divisor):
         "from the front": (from_the_front, "up to each recall"),
         "all at once": (all_at_once, "finds several objects"),
         "first": (first_that_reaches, "the first object"),
-        "grazed": (using_up_what_is_grazed, "uses the object up"),
+        "grazed": (using_up_what_is_grazed, "use the object up"),
         "from the first recall": (from_the_first_recall, "recall begins at 0"),
         "stricter": (lambda s, o: exact(s, o, threshold=0.59), "rank, match, interpolate"),
         "no return": (lambda s, o: None, "is a return missing"),

@@ -94,7 +94,7 @@ def logits(network, crops):
         "highest": (lambda n, c: logits(n, c).softmax(2).amax(0), "highest"),
         "one": (lambda n, c: n(c[4]).softmax(1), "one crop's"),
         "images": (lambda n, c: logits(n, c).softmax(2).mean(1), "over the crops"),
-        "no average": (lambda n, c: logits(n, c).softmax(2), "are to be averaged"),
+        "no average": (lambda n, c: logits(n, c).softmax(2), "scores: average them"),
         "labels": (lambda n, c: logits(n, c).softmax(2).mean(0).argmax(1), "the shape is"),
     }
 )

@@ -104,7 +104,7 @@ def test_a_right_rule_is_accepted(answer):
 @parametrised(
     [
         (swapped, "you name the other"),
-        (lambda a, b: lower(a, b) if max(len(a), len(b)) < 3 else lower(a, b, least=2), "one side is enough"),
+        (lambda a, b: lower(a, b) if max(len(a), len(b)) < 3 else lower(a, b, least=2), "content with one side"),
         (lambda a, b: lower(a, b, least=0) if len(a + b) > 5 else "inconclusive", "both together"),
         (
             lambda a, b: lower(a, b, spread=lambda a, b: sum(np.var(x, ddof=1) / len(x) ** 2 for x in (a, b)) ** 0.5),
@@ -112,7 +112,7 @@ def test_a_right_rule_is_accepted(answer):
         ),
         (
             lambda a, b: lower(a, b, spread=lambda a, b: sum((np.var(x, ddof=1) / len(x)) ** 0.5 for x in (a, b))),
-            "their squares add up",
+            "add their squares",
         ),
         (
             lambda a, b: lower(a, b, spread=lambda a, b: ((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(a)) ** 0.5),

@@ -1,4 +1,4 @@
-"""What a residual block is measured by: which layers it has, what it puts out, which gradient it lets through.
+"""What a residual block is measured by: which layers it has, what it outputs, which gradient it lets through.
 
 Attributes may have any name, and layers be made in any order: only what the block does counts.
 """
@@ -17,7 +17,7 @@ Branch = Callable[[Tensor, Layers], Tensor]  # F(x), by these layers
 
 
 def expect_residual(block: nn.Module, x: Tensor, kernels: Kernels) -> None:
-    """Raise Mistake unless `block` is relu(F(x) + x): F is convolutions, batch normalisation behind each, ReLU between.
+    """Raise Mistake unless `block` is relu(F(x) + x): F is convolutions, batch normalisation after each, ReLU between.
 
     `x` is (n, c, h, w), and `kernels` are the shapes of the convolutions' weights.
     """
@@ -31,7 +31,7 @@ def expect_block(
 ) -> None:
     """Raise Mistake unless `block` is last(branch(x, layers) + x), in both modes and in its gradient.
 
-    wrong(x, layers) is what a block with one mistake would put out, by the mistake. The block's batch normalisations
+    wrong(x, layers) is what a block with one mistake would output, by the mistake. The block's batch normalisations
     get random scales and shifts: at 1 and 0, some mistakes would not show.
     """
     expect(isinstance(block, nn.Module), f"an nn.Module is wanted, and this is of type {type(block).__name__}")

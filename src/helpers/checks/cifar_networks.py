@@ -36,7 +36,7 @@ def check_build(build: Callable[[int], nn.Module]) -> str:
             match(found, ours.train(mode)(images), wrong_networks(ours, images))
         alone = tuple(network.eval()(images[:1].clone()).shape)
         shape = f"for a single image the logits have the shape {alone}, and (1, 10) is right"
-        expect(alone == (1, 10), f"{shape}: squeeze() takes off the batch's dimension too, flatten(1) does not")
+        expect(alone == (1, 10), f"{shape}: squeeze() removes the batch's dimension too, flatten(1) does not")
     return "6n+2 layers in the right order, and the same logits as ours with the same weights"
 
 
@@ -76,17 +76,17 @@ def expect_layers(layers: Layers, n: int) -> None:
     expect_sizes([(layer.out_channels, output.shape[2]) for layer, output in convs], n)
     expect(linear, "the classifier is missing: a fully connected layer from 64 to 10")
     expect(len(linear) == 1, f"there are {len(linear)} fully connected layers, and one is right")
-    flat = f"the classifier gets {linear[0].in_features} numbers an image: the 8x8 maps are to be averaged first"
+    flat = f"the classifier gets {linear[0].in_features} numbers an image: average the 8x8 maps first"
     expect(linear[0].in_features == 64, flat)
     expect(linear[0].out_features == 10, f"there are 10 classes, and yours are {linear[0].out_features}")
-    expect(linear[0].bias is not None, "the classifier has no bias: nothing behind it would shift the logits")
+    expect(linear[0].bias is not None, "the classifier has no bias: nothing after it would shift the logits")
     first = [layer for layer, _ in layers[:2]]
     expect(isinstance(first[1], nn.BatchNorm2d), "batch normalisation is missing after the first convolution")
     expect(len(norms) == len(convs), f"there are {len(convs)} convolutions and {len(norms)} batch normalisations")
     expect(len({id(layer) for layer, _ in convs}) == len(convs), "a block is used twice: make a new one for each place")
     expect(len({*map(id, norms)}) == len(norms), "a batch normalisation is used twice: each layer has its own")
     bias = [layer for layer, _ in convs if layer.bias is not None]
-    expect(not bias, "a convolution has a bias, which the batch normalisation behind it takes off again: bias=False")
+    expect(not bias, "a convolution has a bias, which the batch normalisation after it subtracts again: bias=False")
 
 
 def expect_numbers(widths: list[int], n: int) -> None:
@@ -108,7 +108,7 @@ def expect_sizes(layers: list[tuple[int, int]], n: int) -> None:
     sizes = [size for _, size in layers]
     last, right = sizes[-1], [32] * (2 * n + 1) + [16] * (2 * n) + [8] * (2 * n)
     expect(set(sizes) != {32}, "no map is ever halved: the first block of stages 2 and 3 has stride 2")
-    stem = f"the first convolution puts out maps of {sizes[0]}x{sizes[0]}, and 32x32 is right: stride 1, padding 1"
+    stem = f"the first convolution makes maps of {sizes[0]}x{sizes[0]}, and 32x32 is right: stride 1, padding 1"
     expect(sizes[0] == 32, stem)
     first = f"stage 1 begins with maps of {sizes[1]}x{sizes[1]}, and 32x32 is right: neither stride 2 nor pooling there"
     expect(sizes[1] == 32, first)
@@ -135,7 +135,7 @@ def copy_layers(layers: list[nn.Module], ours: list[nn.Module]) -> None:
 
 @torch.no_grad()
 def wrong_networks(ours: ResNet, images: Tensor) -> dict[str, Tensor]:
-    """What a network with one mistake puts out, with the weights and in the mode of `ours`."""
+    """What a network with one mistake outputs, with the weights and in the mode of `ours`."""
     conv, norm, _ = ours.stem
 
     def logits(stem: Tensor, pool: Callable[[Tensor], Tensor] = lambda x: x.mean((2, 3))) -> Tensor:
@@ -148,10 +148,10 @@ def wrong_networks(ours: ResNet, images: Tensor) -> dict[str, Tensor]:
         "in the first layer, ReLU comes before batch normalisation: it comes after": logits(norm(conv(images).relu())),
         "batch normalisation after the first convolution is made and not used": logits(conv(images).relu()),
         "the maps are pooled by their maximum: it is their average": logits(stem, lambda x: x.amax((2, 3))),
-        "the maps are summed: they are to be averaged": logits(stem, lambda x: x.sum((2, 3))),
+        "the maps are summed: average them": logits(stem, lambda x: x.sum((2, 3))),
         "one pixel of each map is taken: the average of all is meant": logits(stem, lambda x: x[:, :, 0, 0]),
-        "softmax is applied: the loss does that, the network puts out logits": right.softmax(1),
-        "log-softmax is applied: the loss does that, the network puts out logits": right.log_softmax(1),
+        "softmax is applied: the loss does that, the network returns logits": right.softmax(1),
+        "log-softmax is applied: the loss does that, the network returns logits": right.log_softmax(1),
         "ReLU is applied to the logits: they may be negative": right.relu(),
     }
     shortcuts = [block.shortcut for block in ours.blocks]
@@ -194,12 +194,12 @@ WRONG_COUNTS = {
     "the moving averages are counted: they are not learned": lambda n: total(n, norm=4),
     "the classifier is left out: 64 times 10 weights and 10 biases": lambda n: total(n, classifier=0),
     "the biases of the classifier are left out": lambda n: total(n, classifier=640),
-    "the classifier is counted behind maps of 8x8: they are averaged first": lambda n: total(n, classifier=40970),
+    "the classifier is counted after maps of 8x8: they are averaged first": lambda n: total(n, classifier=40970),
     "the first layer is left out: 3 channels to 16, and its batch normalisation": lambda n: total(n) - 464,
     "the batch normalisation of the first layer is left out": lambda n: total(n) - 32,
     "the first layer is counted with one channel: the images have three": lambda n: total(n, stem=1),
     "the first layer is counted with 16 channels: the images have three": lambda n: total(n, stem=16),
-    "the first layer of stages 2 and 3 gets half as many channels as it puts out": lambda n: total(n, first=False),
+    "the first layer of stages 2 and 3 gets half as many channels as it outputs": lambda n: total(n, first=False),
     "the kernels are counted as 1x1: they are 3x3": lambda n: total(n, kernel=1),
     "n layers a stage are counted: it is n blocks, 2n layers": lambda n: total(n / 2),
     "2n blocks a stage are counted: it is 2n layers, n blocks": lambda n: total(2 * n),

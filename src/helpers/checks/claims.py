@@ -98,10 +98,10 @@ def wrong_rules(right: list[str]) -> dict[str, list[str]]:
         "the mean decides, and yours takes the median": decide_all(
             agrees=lambda values, paper: near([median(values)], paper)
         ),
-        "the mean decides, and in yours each seed has to be near": decide_all(
+        "the mean decides, and yours wants each seed to be near": decide_all(
             agrees=lambda values, paper: all(near([value], paper) for value in values)
         ),
-        "the mean decides, and in yours one seed that is near is enough": decide_all(
+        "the mean decides, and yours is content with one seed that is near": decide_all(
             agrees=lambda values, paper: any(near([value], paper) for value in values)
         ),
         "other runs are not nothing: where there are some, the answer is 'inconclusive'": decide_all(

@@ -58,7 +58,7 @@ WRONG_RULES = {
     "you look at the test errors for degradation: it is the training error that tells it from overfitting": (
         lambda a, b, c, d: name(d > b, c > a)
     ),
-    "the test error alone decides with you: it rises in both cases": lambda a, b, c, d: name(d > b, False),
+    "you let the test error alone decide: it rises in both cases": lambda a, b, c, d: name(d > b, False),
     "you call every higher test error overfitting: when the training error is higher too, it is degradation": (
         lambda a, b, c, d: name(c > a and d <= b, d > b)
     ),
@@ -77,8 +77,8 @@ WRONG_RULES = {
     "the nets are the wrong way round: it is the deeper one that is worse": lambda a, b, c, d: judge_rightly(
         c, d, a, b
     ),
-    "equal errors count as higher with you": lambda a, b, c, d: name(c >= a, d >= b),
-    "small differences do not count with you: higher is higher, and how sure one can be of it is another question": (
+    "you count equal errors as higher": lambda a, b, c, d: name(c >= a, d >= b),
+    "you ignore small differences: higher is higher, and how sure one can be of it is a separate question": (
         lambda a, b, c, d: name(c > a + 0.1, d > b + 0.1)
     ),
     "you call it overfitting whenever it is not degradation: where no error is higher, it is neither": (
@@ -118,7 +118,7 @@ def states(norm: nn.BatchNorm2d) -> tuple[Tensor, ...]:
 
 
 def wrong_convolutions(x: Tensor, old: Tensor) -> dict[str, Tensor | list[Tensor]]:
-    """What a kernel that is no identity puts out, by the mistake; `old` are the weights it had."""
+    """What a kernel that is no identity outputs, by the mistake; `old` are the weights it had."""
     channels = x.shape[1]
     centre = nn.init.dirac_(torch.empty_like(old))
     own = torch.eye(channels)[:, :, None, None].expand_as(old)
@@ -148,7 +148,7 @@ def wrong_convolutions(x: Tensor, old: Tensor) -> dict[str, Tensor | list[Tensor
 
 
 def wrong_norms(x: Tensor, eps: float, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> dict:
-    """What batch normalisation behind an identity kernel gives if some of its four vectors are as they were."""
+    """What batch normalisation after an identity kernel gives if some of its four vectors are as they were."""
 
     def norm(weight: Tensor | float = 1, bias: Tensor | float = 0, mean: Tensor | float = 0, variance=1.0) -> Tensor:
         vectors = [torch.as_tensor(v).expand(x.shape[1])[:, None, None] for v in (weight, bias, mean, variance)]
@@ -211,10 +211,10 @@ def wrong_matches(x: Tensor, eps: float) -> dict[str, Tensor]:
         "the weight is missing: x was divided by the standard deviation": normalised + mean,
         "the weight is one over the standard deviation: that divides by it twice": normalised / std + mean,
         "weight and bias are the wrong way round": normalised * mean + std,
-        "the variance is divided by n - 1 with you (torch.var does that by default): here it is by n, unbiased=False": (
+        "your variance is divided by n - 1 (torch.var does that by default): here divide by n, unbiased=False": (
             normalised * (unbiased + eps).sqrt() + mean
         ),
-        "the variance is divided by n - 1 with you, and eps is forgotten": normalised * unbiased.sqrt() + mean,
+        "your variance is divided by n - 1, and eps is forgotten": normalised * unbiased.sqrt() + mean,
         "mean and variance are those of all channels together: each channel has its own": (
             normalised * (x.var(unbiased=False) + eps).sqrt() + x.mean()
         ),

@@ -151,7 +151,7 @@ def check_average_precision(average_precision: Callable[[Tensor, Tensor], float]
         "a detection matches the first object with an IoU of 0.5: it matches the one that it overlaps most": area(
             ranked_hits(order, which="first"), objects
         ),
-        "an overlap below 0.5 uses the object up in yours: only a match does": area(
+        "yours lets an overlap below 0.5 use the object up: only a match does": area(
             ranked_hits(order, grazed=True), objects
         ),
         "that is the precision of the whole list: the ranking does not matter to it": float(hits.mean()),
@@ -210,7 +210,7 @@ def check_freeze(freeze: Callable[[nn.Module], nn.Module]) -> str:
 
 
 def network_without_norms(network: nn.Module, images: Tensor) -> Tensor:
-    """What the network puts out if every batch normalisation passes its input on."""
+    """What the network outputs if every batch normalisation passes its input on."""
     bare = copy.deepcopy(network)
     bare[1], bare[3][0][0][1] = nn.Identity(), nn.Identity()
     return bare(images)

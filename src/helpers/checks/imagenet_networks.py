@@ -107,7 +107,7 @@ def check_ten_crop_scores(scores: Callable[[nn.Module, Tensor], Tensor]) -> str:
         "this is the highest score over the crops: average them": each.amax(0),
         "this is one crop's score: average over all ten": list(each),
         "the average runs over the images: it belongs over the crops": each.mean(1),
-        "these are the ten crops' scores: they are to be averaged": each,
+        "these are the ten crops' scores: average them": each,
     }
     match(scores(network, crops), each.mean(0), mistakes)
     return "each crop votes with its own probabilities"

@@ -147,13 +147,13 @@ def decide_all(**options) -> list[str]:
 def wrong_rules(right: list[str]) -> dict[str, list[str]]:
     """What a rule with one mistake says of the cases."""
     swap = {"a": "b", "b": "a", "inconclusive": "inconclusive"}
-    added = "the standard errors themselves are added in yours: their squares add up, and the root is taken of the sum"
+    added = "you add the standard errors themselves: add their squares, and take the root of the sum"
     undivided = "you divide by nothing: a standard error is a standard deviation over the root of the number of seeds"
     return {
         "the lower error is the better one, and you name the other": [swap[answer] for answer in right],
         "with fewer than three seeds a side nothing is decided": decide_all(least=0),
         "with fewer than three seeds a side nothing is decided, and yours decides with two": decide_all(least=2),
-        "both sides need three seeds, and in yours one side is enough": decide_all(count=max),
+        "both sides need three seeds, and yours is content with one side": decide_all(count=max),
         "each side needs three seeds, and yours counts both together": decide_all(count=sum, least=6),
         undivided: decide_all(divisor=lambda n: 1),
         "you divide a standard deviation by the number of seeds: by its root": decide_all(divisor=lambda n: n**2),
@@ -172,6 +172,6 @@ def wrong_rules(right: list[str]) -> dict[str, list[str]]:
         "the variances of both means add up in their difference, and yours has only that of a": decide_all(
             total=lambda parts: parts[0]
         ),
-        "any difference of means decides in yours, however much the seeds scatter": decide_all(times=0),
+        "yours lets any difference of means decide, however much the seeds scatter": decide_all(times=0),
         "yours never decides": ["inconclusive"] * len(CASES),
     }

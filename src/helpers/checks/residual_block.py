@@ -14,7 +14,7 @@ def check_block(make: Callable[[int], nn.Module]) -> str:
     """Fig. 2 and Sec. 3.4: `make(channels)` is the block of two 3x3 layers with an identity shortcut."""
     for channels in (4, 3):
         expect_residual(make(channels), torch.randn(6, channels, 5, 5), [(channels, channels, 3, 3)] * 2)
-    return "two 3x3 layers, the input added to what they put out, and ReLU last"
+    return "two 3x3 layers, the input added to their output, and ReLU last"
 
 
 @exercise("return the weights (c, c, 3, 3) of the one convolution that does what conv(x) + x does")
@@ -80,9 +80,9 @@ def wrong_gradients(x: Tensor, w1: Tensor, w2: Tensor, by_y: Tensor) -> dict[str
         "the last ReLU looks at W2 relu(W1 x) alone: it sees the sum with x": (branch > 0) * by_y
         + w1.T @ (inner * (w2.T @ ((branch > 0) * by_y))),
         "the identity's share is subtracted": through - outer * by_y,
-        "the identity's share is 1 with you: that is its derivative, which the gradient is multiplied by": 1 + through,
-        "the identity's share is x with you: it is the gradient that comes back along it": x + through,
-        "J_F is not transposed with you: that goes forwards, through W1 and then W2": (
+        "your identity contributes 1: that is its derivative, by which the gradient is multiplied": 1 + through,
+        "your identity contributes x: what comes back along it is the gradient": x + through,
+        "you do not transpose J_F: that goes forwards, through W1 and then W2": (
             outer * by_y + w2 @ (inner * (w1 @ (outer * by_y)))
         ),
         "the last ReLU comes first on the way back: it cuts the gradient before W2, and not the sum at the end": (
@@ -108,6 +108,6 @@ def wrong_relus(w1: Tensor, w2: Tensor, by_y: Tensor, hidden: Tensor, total: Ten
         f"{sign} (the last ReLU)": by_y.relu() + w1.T @ (inner * (w2.T @ by_y.relu())),
         f"{sign} (the ReLU between the layers)": by_z + w1.T @ (w2.T @ by_z).relu(),
         f"{sign} (both ReLUs)": by_y.relu() + w1.T @ (w2.T @ by_y.relu()).relu(),
-        "the gradient is multiplied by what the ReLUs put out: it is multiplied by 1 where that is positive, by 0 "
+        "the gradient is multiplied by the ReLUs' outputs: it is multiplied by 1 where that is positive, by 0 "
         "elsewhere": scaled + w1.T @ (hidden.relu() * (w2.T @ scaled)),
     }

@@ -135,7 +135,7 @@ def wrong_counts(blocks: tuple[int, ...], widths: tuple[int, ...], option: str) 
         counts["the first block is left out: option C projects there too"] = total(first[1:] + change + same)
         counts["the blocks that change the shape are left out"] = total(first + same)
         image = total([(3, widths[0]), *first[1:], *change, *same])
-        counts["the first block gets the image's 3 channels with you: between them is the stem"] = image
+        counts["you give the first block the image's 3 channels: the stem comes in between"] = image
     equal = [(after, after) for _, after in pairs]
     return counts | {"a projection's weights go from the channels that come in to those that go out": total(equal)}
 
@@ -146,4 +146,4 @@ def check_bottleneck(make: Callable[[int, int], nn.Module]) -> str:
     for channels, width in ((8, 2), (6, 3)):
         kernels = [(width, channels, 1, 1), (width, width, 3, 3), (channels, width, 1, 1)]
         expect_residual(make(channels, width), torch.randn(6, channels, 5, 5), kernels)
-    return "three layers, the 3x3 on few channels, the input added to what they put out, and ReLU last"
+    return "three layers, the 3x3 on few channels, the input added to their output, and ReLU last"

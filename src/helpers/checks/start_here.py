@@ -12,7 +12,7 @@ def check_relu(relu) -> str:
     mistakes = {
         "the negative elements should become 0, and yours lost only their sign: that is the absolute value": x.abs(),
         "it is the negative elements that become 0, and yours are the positive ones": x.clamp(max=0),
-        "the negative elements should become 0, and in yours they have all been dropped: keep the shape": x[x > 0],
+        "the negative elements should become 0, and yours drops them all: keep the shape": x[x > 0],
         "zeros and ones say where x is positive: multiply them by x": (x > 0).float(),
         "the elements above 1 should stay as they are; yours are cut off at 1": x.clamp(0, 1),
         "the elements above 6 should stay as they are: that is ReLU6": x.clamp(0, 6),

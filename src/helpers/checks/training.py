@@ -72,7 +72,7 @@ def check_step(step) -> str:
 
 
 def join(velocity: Tensor, change: Tensor | None = None) -> Tensor:
-    """The change of the weight, by default that of a step along `velocity`, and the new velocity behind it."""
+    """The change of the weight, by default that of a step along `velocity`, followed by the new velocity."""
     return torch.cat([-LR * velocity if change is None else change, velocity])
 
 

@@ -1,4 +1,4 @@
-"""Notebook 07: the warm-up's gate and the schedule behind it (Sec. 4.2)."""
+"""Notebook 07: the warm-up's gate and the schedule after it (Sec. 4.2)."""
 
 import math
 from functools import partial

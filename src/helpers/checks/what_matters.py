@@ -12,7 +12,7 @@ from helpers.checks.verdict import Mistake, exercise, expect, match
 from helpers.models import BasicBlock, ResNet, Spec
 
 
-@exercise("write weakened(block, x, strength): what the block puts out when its shortcut is multiplied by the strength")
+@exercise("write weakened(block, x, strength): what the block outputs when its shortcut is multiplied by the strength")
 def check_weakened(weakened: Callable[[BasicBlock, Tensor, float], Tensor]) -> str:
     """relu(F(x) + strength * shortcut(x)) of a basic block, with and without a change of shape, in both modes."""
     for block in (BasicBlock(4, 4), BasicBlock(4, 6, stride=2), BasicBlock(4, 6, stride=2, shortcut="B")):
@@ -79,11 +79,11 @@ def check_preactivation(make: Callable[[int], nn.Module]) -> str:
     for channels in (4, 3):
         kernels = [(channels, channels, 3, 3)] * 2
         expect_block(make(channels), torch.randn(6, channels, 5, 5), kernels, preactivation, lambda y: y, wrong_outputs)
-    return "each convolution behind its own BN and ReLU, and the sum goes on as it is"
+    return "BN and ReLU before each convolution, and the sum passed on as it is"
 
 
 def wrong_outputs(x: Tensor, layers: Layers) -> dict[str, Tensor]:
-    """What a pre-activation block of two layers with one mistake would put out, by the mistake."""
+    """What a pre-activation block of two layers with one mistake would output, by the mistake."""
     (conv1, norm1), (conv2, norm2) = layers
     f = preactivation(x, layers)
     front, inner = norm1(x).relu(), norm2(conv1(norm1(x).relu()))
