@@ -201,6 +201,9 @@ def test_precisions_and_shortcuts_stand_beside_the_same_nets_of_other_suites(run
     }
     for name in ("agreement-precision", "options-shortcuts"):
         assert render(found[name])
+    write_run(runs_in, "agreement", "resnet-20", 0)
+    table = drawings(["precision"], runs_in)["agreement-precision"].table
+    assert set(table.suite + table.precision) == {"agreementbfloat16", "agreementfloat32"}, "its own before another's"
 
 
 def test_networks_that_would_look_alike_are_not_drawn(runs_in):

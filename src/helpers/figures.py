@@ -215,9 +215,12 @@ def of_suite(runs: pd.DataFrame, suite: str) -> pd.DataFrame:
 
 
 def beside(runs: pd.DataFrame, suite: str, other: str, by: str) -> pd.DataFrame:
-    """A suite's rows and those of the suite `other` that agree with one of its networks in all but `by`."""
+    """A suite's nets that differ in `by` alone; what it lacks for that is taken from the suite `other`."""
     same = [column for column in ("kind", "depth", "shortcut", "precision", "data", "steps") if column != by]
-    found = runs[runs.suite.isin([suite, other])].merge(runs.loc[runs.suite == suite, same].drop_duplicates(), on=same)
+    own, keys = runs[runs.suite == suite], [*same, by]
+    theirs = runs[runs.suite == other].merge(own[same].drop_duplicates(), on=same)
+    lacking = ~theirs.set_index(keys).index.isin(own.set_index(keys).index)
+    found = pd.concat([own, theirs[lacking]])
     return found[found.groupby(same)[by].transform("nunique") > 1]
 
 
