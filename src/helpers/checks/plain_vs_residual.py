@@ -89,7 +89,7 @@ def check_lower(lower) -> str:
         raise Mistake(
             f"for a = {CASES[case][0]} and b = {CASES[case][1]} the answer is {right[case]!r}, not {found[case]!r}"
         )
-    return "three seeds a side at least, and a difference above twice its standard error."
+    return "at least three seeds on each side, and a difference above twice its standard error."
 
 
 CASES = [
@@ -151,8 +151,8 @@ def wrong_rules(right: list[str]) -> dict[str, list[str]]:
     undivided = "you divide by nothing: a standard error is a standard deviation over the root of the number of seeds"
     return {
         "the lower error is the better one, and you name the other": [swap[answer] for answer in right],
-        "with fewer than three seeds a side nothing is decided": decide_all(least=0),
-        "with fewer than three seeds a side nothing is decided, and yours decides with two": decide_all(least=2),
+        "with fewer than three seeds on either side nothing is decided": decide_all(least=0),
+        "with fewer than three seeds on either side nothing is decided; yours decides with two": decide_all(least=2),
         "both sides need three seeds, and yours is content with one side": decide_all(count=max),
         "each side needs three seeds, and yours counts both together": decide_all(count=sum, least=6),
         undivided: decide_all(divisor=lambda n: 1),
