@@ -87,7 +87,9 @@ def test_the_readmes_sentences_are_the_records():
     assert all(f"{error:.2f}" in said for error in twenty) and f"{distance:.2f} points *below*" in said
     plain = full[full.network == "plain-20"].test_error
     assert all(f"{error:.2f}" in said for error in plain) and f"{9.70 - plain.mean():.2f} points below what" in said
-    assert twenty.max() < plain.min() and len(plain) == 2, "the sentences on the order are older than the records"
+    gap, error = plain.mean() - twenty.mean(), (plain.sem() ** 2 + twenty.sem() ** 2) ** 0.5
+    assert f"{gap:.2f}\npoints apart, with a standard error of {error:.2f}" in said and "that order is *reproduced*" in said
+    assert len(plain) == len(twenty) == 3 and gap > 2 * error and twenty.max() < plain.min()
     assert abs(distance) <= 0.5 and "that error is *reproduced*" in said
     assert set(full.network) == {"plain-20", "resnet-20"}, "the sentences are older than the records"
 

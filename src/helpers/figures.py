@@ -161,9 +161,10 @@ def put_mean(ax: Axes, place: int, errors: pd.Series, look: dict) -> None:
 def describe_beside_paper(runs: pd.DataFrame) -> str:
     """`plot_beside_paper` in words, net by net."""
     ends = deciding(runs)
+    few = f" (1 of {SEEDS}: too few yet)" if (ends.groupby("network").size() < SEEDS).any() else ""
     words = "Test errors beside the paper's: residual nets beside its Table 6, with a grey band of half a point to "
     words += "either side, plain nets beside its curves; open marks are our seeds, filled ones the means of three, "
-    words += f"which decide (1 of {SEEDS}: too few yet); the axis begins at {LOWEST} %"
+    words += f"which decide{few}; the axis begins at {LOWEST} %"
     for kind, printed in (("residual", residual_errors()), ("plain", published_plain())):
         ours = dict(list(ends[ends.kind == kind].groupby("depth").test_error))
         nets = [compare(depth, ours.get(depth), printed.get(depth), kind) for depth in sorted({*printed.index, *ours})]
