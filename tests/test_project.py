@@ -80,7 +80,7 @@ def test_the_readmes_sentences_are_the_records():
     train, test = (quick.groupby("network")[error].mean() for error in ("train_error", "test_error"))
     assert train["plain-56"] - train["plain-20"] > max(10, train["resnet-56"] - train["resnet-20"])
     assert test["resnet-56"] > test["resnet-20"]
-    said = (ROOT / "README.md").read_text().split("<!-- /results -->")[1]
+    said = " ".join((ROOT / "README.md").read_text().split("<!-- /results -->")[1].split())
     full = last_rows(load_runs(RUNS, "paper").query("finished"))
     twenty = full[full.network == "resnet-20"].set_index("seed").test_error
     distance = residual_errors()[20] - twenty.loc[[0, 1, 2]].mean()
@@ -88,7 +88,7 @@ def test_the_readmes_sentences_are_the_records():
     plain = full[full.network == "plain-20"].test_error
     assert all(f"{error:.2f}" in said for error in plain) and f"{9.70 - plain.mean():.2f} points below what" in said
     gap, error = plain.mean() - twenty.mean(), (plain.sem() ** 2 + twenty.sem() ** 2) ** 0.5
-    assert f"{gap:.2f}\npoints apart, with a standard error of {error:.2f}" in said
+    assert f"{gap:.2f} points apart, with a standard error of {error:.2f}" in said
     assert "that order is *reproduced*" in said
     assert len(plain) == len(twenty) == 3 and gap > 2 * error and twenty.max() < plain.min()
     assert abs(distance) <= 0.5 and "that error is *reproduced*" in said

@@ -154,7 +154,7 @@ def outlook(
 
 
 def conclude(times: list[float], unknown: set[str]) -> list[str]:
-    """What is missing takes in all, from `times` in seconds, and what it would take to know the rest."""
+    """How long all that is missing takes, from `times` in seconds, and what it would take to know the rest."""
     said = []
     if times:
         said.append(
