@@ -334,7 +334,10 @@ def main(
         faulthandler.dump_traceback_later(HANGS, exit=True)
         print(json.dumps(child(child_, net, measure, device)))
         return
-    folder = ROOT / "build" / "bench-gpu" / f"{device}-{source_commit()}"
+    commit = source_commit() or "+"
+    folder = ROOT / "build" / "bench-gpu" / f"{device}-{commit}"
+    if commit.endswith("+"):  # the code may have changed since what lies there was measured
+        shutil.rmtree(folder, ignore_errors=True)
     results = measure_all(device, folder)
     out.write_text(json.dumps(results, indent=1) + "\n")
     out.with_suffix(".md").write_text(report(results))

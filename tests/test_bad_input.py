@@ -401,6 +401,8 @@ def test_a_full_disk_while_the_archive_is_unpacked(call, small_cifar, disk):
     assert_told(
         call("data", "--root", disk), 1, rf"cannot write CIFAR-10 into {disk} \(No space left on device\): mend"
     )
+    left = [path.name for path in disk.iterdir() if path.is_dir() and path.name != "lost+found"]
+    assert left == [], "a file that is there is whole, so nobody is told that it is damaged"
     (disk / "filler").unlink()
     assert call("data", "--root", disk)[0] == 0
 

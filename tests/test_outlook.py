@@ -115,7 +115,7 @@ def test_what_ran_elsewhere_or_otherwise_tells_nothing(tmp_path, path, devices):
     assert lines == ["plain-20 seed 0: missing   unknown", "resnet-56 seed 0: missing  unknown"]
     assert said == (
         "How long the unknown ones take cannot be said: no run is recorded on Some CPU, bfloat16, CPU threads: 2. "
-        "Recording for two minutes would tell: `.venv/bin/python -m helpers suite NAME --time-limit 120`."
+        "Recording one evaluation would tell: `.venv/bin/python -m helpers suite NAME --time-limit 1`."
     )
 
 

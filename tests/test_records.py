@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 from math import sqrt
 
 import pandas as pd
@@ -15,7 +16,7 @@ from helpers.analysis import gradient_norms, norms_of_3x3
 from helpers.data import Split, mean_image, normalise
 from helpers.experiments import SUITES
 from helpers.models import ResNet
-from helpers.records import WEIGHTS, load_network, load_runs, read_about, read_rows, run_folders
+from helpers.records import WEIGHTS, load_network, load_runs, load_series, read_about, read_rows, run_folders
 from helpers.runs import progress
 from helpers.train import evaluate, start
 
@@ -46,6 +47,16 @@ def test_a_table_of_no_runs_has_the_columns_of_any_other(tmp_path):
 def test_the_readme_beside_them_names_the_suites():
     named = re.findall(r"^\| `(\w+)` \|", (RUNS / "README.md").read_text(), re.MULTILINE)
     assert sorted([*named, "smoke"]) == sorted(SUITES)
+
+
+def test_a_copy_of_a_run_is_no_other_seed(tmp_path):
+    net = tmp_path / "quick" / "plain-20"
+    shutil.copytree(RUNS / "quick" / "plain-20", net)
+    whole = load_runs(tmp_path), load_series("responses.csv", tmp_path)
+    for name in ("seed-0.bak", "seed-0 (1)"):
+        shutil.copytree(net / "seed-0", net / name)
+    for before, after in zip(whole, (load_runs(tmp_path), load_series("responses.csv", tmp_path)), strict=True):
+        pd.testing.assert_frame_equal(before, after)
 
 
 @each(FINISHED)

@@ -341,6 +341,22 @@ def test_an_interrupted_suite_begins_no_further_run(tmp_path, tiny_config, monke
     assert set(begun) <= {"net-0", "net-1"}
 
 
+def test_a_fault_is_told_before_the_runs_beside_it_are_done(tmp_path, tiny_config, monkeypatch, capsys):
+    told = threading.Event()
+
+    def fail(name, *_, **__):
+        if name == "net-1":
+            raise torch.OutOfMemoryError("no room")
+        told.wait(60)
+        assert "net-1 seed 0: OutOfMemoryError('no room')" in capsys.readouterr().out
+
+    monkeypatch.setattr(runs, "record", fail)
+    monkeypatch.setattr(runs.tqdm, "write", lambda text: print(text) or told.set())
+    with pytest.raises(torch.OutOfMemoryError):
+        record_suite([runs.Run(f"net-{k}", tiny_config) for k in range(3)], tmp_path, None, jobs=2)
+    assert told.is_set()
+
+
 def test_the_source_is_the_checkouts_commit_and_says_whether_code_differs(tmp_path, monkeypatch):
     source = runs.source_commit.__wrapped__
     for name in ("SOURCE_COMMIT", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):

@@ -56,12 +56,12 @@ def suite(
     from helpers import experiments
     from helpers.data import load_data
     from helpers.outlook import outlook
-    from helpers.runs import progress, record_suite
+    from helpers.runs import missing, record_suite
 
     chosen = experiments.suite(name)
     runs = experiments.select(chosen, only, seed)
     out = (out or (ROOT / "build" / "runs" if name == "smoke" else RUNS) / name).resolve()
-    if not list_ and any(progress(run, out) != "done" for run in runs):
+    if not list_ and missing(runs, out):
         record_suite(runs, out, load_data(chosen.data, data_root), time_limit, name != "smoke", jobs)
     print("\n".join([f"suite {name}: {chosen.about}", *outlook(runs, out)]))
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import http.client
 import tarfile
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -79,5 +80,11 @@ def continue_download(url: str, part: Path, timeout: float) -> None:
 
 
 def unpack(archive: Path, root: Path) -> None:
-    with tarfile.open(archive) as file:
-        file.extractall(root, filter="data")
+    """Into `root`, each file whole or not at all: others may look for them meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="cifar-10-unpacking-", dir=root) as aside, tarfile.open(archive) as file:
+        file.extractall(aside, filter="data")
+        for path in Path(aside).rglob("*"):
+            target = root / path.relative_to(aside)
+            if path.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)

@@ -63,6 +63,12 @@ DEVIATIONS: dict[str, dict] = {
     "norm-halves": {"norm_parts": 2},
     "zero-last": {"initialisation": "zero last"},
     "45k": {"left_out": 5000},
+    "float32": {"precision": "float32"},  # the paper's, where "auto" takes bfloat16
+}
+
+APART: dict[str, Config] = {  # deviations of a net that has no others
+    "resnet-110-no-warmup": cifar(110, schedule=Schedule()),
+    "plain-56-float32": cifar(56, "plain", precision="float32"),
 }
 
 EXPERIMENTS: dict[str, Config] = {
@@ -71,9 +77,7 @@ EXPERIMENTS: dict[str, Config] = {
     **{f"resnet-{depth}-{option}": cifar(depth, option) for depth in (20, 56) for option in ("B", "C")},
     **VARIANTS,
     **{f"resnet-{depth}-{name}": cifar(depth, **how) for depth in (20, 56) for name, how in DEVIATIONS.items()},
-    "resnet-110-no-warmup": cifar(110, schedule=Schedule()),
-    "resnet-20-float32": cifar(20, precision="float32"),
-    "plain-56-float32": cifar(56, "plain", precision="float32"),
+    **APART,
 }
 
 
@@ -174,7 +178,7 @@ SUITES: dict[str, Suite] = {
         tuple(
             experiment(name, seed)
             for seed in range(3)
-            for name in (*(f"resnet-{d}-{how}" for how in DEVIATIONS for d in (20, 56)), "resnet-110-no-warmup")
+            for name in (*(f"resnet-{d}-{how}" for how in DEVIATIONS for d in (20, 56)), *APART)
         ),
     ),
 }

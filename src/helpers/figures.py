@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from helpers import ROOT, RUNS
 from helpers.checkpoint import write
 from helpers.experiments import near
-from helpers.paper import load_table, residual_errors
+from helpers.paper import plain_errors, residual_errors
 from helpers.plotting import (
     FULL_SCHEDULE,
     NET,
@@ -40,7 +40,7 @@ from helpers.plotting import (
     stamp,
     style,
 )
-from helpers.runs import RunError, load_runs, load_series
+from helpers.records import RunError, load_runs, load_series
 
 FOLDER = ROOT / "figures"
 METADATA = {"svg": {"Creator": None, "Date": None}, "png": {"Software": None}}  # neither dates nor versions
@@ -116,12 +116,6 @@ def deciding(runs: pd.DataFrame) -> pd.DataFrame:
     return last_rows(full[(full.seed < SEEDS) & full.depth.isin(residual_errors().index)])
 
 
-def published_plain() -> pd.Series:
-    """The test error of each plain net by depth, in percent, as read off Fig. 6."""
-    table = load_table("figure6").query("network.str.startswith('plain')")
-    return table.test_error.set_axis(table.network.str.removeprefix("plain-").astype(int))
-
-
 def plot_beside_paper(runs: pd.DataFrame) -> Figure:
     """Test errors of the `deciding` runs beside all of Table 6 and what the rule allows; plain nets beside Fig. 6.
 
@@ -131,7 +125,7 @@ def plot_beside_paper(runs: pd.DataFrame) -> Figure:
     place = {depth: number for number, depth in enumerate(paper.index)}
     figure, (ax,) = panels(ends, height=5)
     ax.axison = True  # the paper's numbers stand there before anything is recorded
-    for kind, shortcut, printed in (("residual", "A", paper), ("plain", "plain", published_plain())):
+    for kind, shortcut, printed in (("residual", "A", paper), ("plain", "plain", plain_errors())):
         look, nets = style("shortcut", shortcut) | {"ls": ""}, ends[ends.kind == kind]
         ax.plot(printed.rename(place), **look | {"marker": "_", "ms": 30, "mew": 2, "label": f"the paper's, {kind}"})
         side_by_side = nets.depth.map(place) + 0.12 * nets.seed - 0.24
@@ -161,11 +155,11 @@ def put_mean(ax: Axes, place: int, errors: pd.Series, look: dict) -> None:
 def describe_beside_paper(runs: pd.DataFrame) -> str:
     """`plot_beside_paper` in words, net by net."""
     ends = deciding(runs)
-    few = f" (1 of {SEEDS}: too few yet)" if (ends.groupby("network").size() < SEEDS).any() else ""
+    few = " (with fewer nothing is decided yet)" if (ends.groupby("network").size() < SEEDS).any() else ""
     words = "Test errors beside the paper's: residual nets beside its Table 6, with a grey band of half a point to "
     words += "either side, plain nets beside its curves; open marks are our seeds, filled ones the means of three, "
     words += f"which decide{few}; the axis begins at {LOWEST} %"
-    for kind, printed in (("residual", residual_errors()), ("plain", published_plain())):
+    for kind, printed in (("residual", residual_errors()), ("plain", plain_errors())):
         ours = dict(list(ends[ends.kind == kind].groupby("depth").test_error))
         nets = [compare(depth, ours.get(depth), printed.get(depth), kind) for depth in sorted({*printed.index, *ours})]
         words += f". {kind.capitalize()} nets: {'; '.join(nets)}"

@@ -16,7 +16,7 @@ from helpers.data import load_data
 from helpers.experiments import Run, select, suite
 from helpers.models import Spec
 from helpers.records import CHECKPOINT, RunError, read_about, read_rows, run_folder, run_folders
-from helpers.runs import device_name, progress, record_suite
+from helpers.runs import device_name, missing, progress, record_suite
 from helpers.step import choose_path, examine
 
 
@@ -164,7 +164,7 @@ def conclude(times: list[float], unknown: set[str]) -> list[str]:
     if unknown:
         said.append(
             f"How long the unknown ones take cannot be said: no run is recorded on {' or on '.join(sorted(unknown))}. "
-            "Recording for two minutes would tell: `.venv/bin/python -m helpers suite NAME --time-limit 120`."
+            "Recording one evaluation would tell: `.venv/bin/python -m helpers suite NAME --time-limit 1`."
         )
     return ["", *(line for text in said for line in textwrap.wrap(text, 80, break_on_hyphens=False))] if said else []
 
@@ -185,5 +185,5 @@ def record_missing(
         said = [f"suite {name}: {suite(name).about}", *outlook(runs[name], directory / name, live), ""]
         print("\n".join(said), flush=True)
     for name in wanted:
-        if any(progress(run, directory / name) != "done" for run in runs[name]):
+        if missing(runs[name], directory / name):
             record_suite(runs[name], directory / name, load_data(suite(name).data), half_weights=True)

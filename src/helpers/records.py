@@ -92,8 +92,9 @@ def run_folder(directory: str | Path, name: str, seed: int) -> Path:
 
 
 def run_folders(directory: str | Path = RUNS, suite: str = "*") -> list[Path]:
-    """The folders of a suite's runs, or of all suites'."""
-    return sorted(path.parent for path in Path(directory).glob(f"{suite}/*/seed-*/{ABOUT}"))
+    """The folders of a suite's runs, or of all suites'; others, such as a copy named "seed-0 (1)", are left aside."""
+    found = [path.parent for path in Path(directory).glob(f"{suite}/*/seed-*/{ABOUT}")]
+    return sorted(folder for folder in found if folder.name.removeprefix("seed-").isdigit())
 
 
 def load_runs(directory: str | Path = RUNS, suite: str = "*") -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pandas as pd
 from helpers import ROOT, RUNS
 from helpers.analysis import count_cost
 from helpers.checkpoint import write
-from helpers.paper import load_table
+from helpers.paper import load_table, plain_errors
 from helpers.records import MEND, METRICS, RunError, read_about, read_rows, run_folders, tabulate
 
 README, FIGURES = ROOT / "README.md", ROOT / "figures"
@@ -59,8 +59,7 @@ def minutes(net: pd.DataFrame) -> str:
 
 def published() -> dict[str, str]:
     """The paper's test error by network: of Table 6, and for the plain nets what can be read off Fig. 6."""
-    plain = load_table("figure6").query("network.str.startswith('plain')")
-    found = {row.network: f"{row.test_error:.2f}*" for row in plain.itertuples()}
+    found = {f"plain-{depth}": f"{error:.2f}*" for depth, error in plain_errors().items()}
     for row in load_table("table6").query("method == 'ResNet'").itertuples():
         one = f"{row.test_error:.2f}"
         found[f"resnet-{row.layers}"] = one if pd.isna(row.mean) else f"{row.mean:.2f} ± {row.std:.2f}"
@@ -136,7 +135,7 @@ def tables(directory: Path = RUNS) -> str:
 
 def renewed(readme: Path = README, directory: Path = RUNS) -> str:
     """The README's text with the tables of what is recorded. Raises ReadmeError if it lacks the two marks."""
-    before, begin, rest = readme.read_text().partition(BEGIN)
+    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ReadmeError(f"{readme} has no place for the tables: put the lines {BEGIN} and {END} where they belong")
@@ -149,5 +148,5 @@ def write_tables(readme: Path = README, directory: Path = RUNS) -> None:
 
 def stale(readme: Path = README, directory: Path = RUNS) -> list[str]:
     """A sentence if the README's tables are other than those of what is recorded."""
-    same = readme.read_text() == renewed(readme, directory)
+    same = readme.read_text(encoding="utf-8") == renewed(readme, directory)
     return [] if same else [f"the tables in {readme} are stale: .venv/bin/python -m helpers results writes them anew"]

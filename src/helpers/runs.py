@@ -92,7 +92,7 @@ def record_locked(folder: Path, name, config: Config, data: Data, time_limit, ha
             return folder
     begun = time.monotonic()
     state, rows = resume(folder, config)
-    if about is None or state.step == 0:
+    if state.step == 0:
         about = describe(name, data, state)
     about["stretches"].append({"from_step": state.step, "at_once": at_once, **surroundings(state.device)})
     write_about(folder, about)
@@ -289,6 +289,11 @@ def progress(run: Run, directory: str | Path) -> str:
     return f"begun, {rows[-1]['step'] if rows else 0:,} of {run.config.schedule.steps:,} steps"
 
 
+def missing(runs: list[Run], directory: str | Path) -> list[Run]:
+    """Those that are not finished."""
+    return [run for run in runs if progress(run, directory) != "done"]
+
+
 def record_suite(
     runs: list[Run],
     directory: str | Path,
@@ -304,7 +309,7 @@ def record_suite(
     GPU. A run that cannot be done (its loss is no longer finite, its folder holds another run) does not stop the
     others: the reason is printed at once, and raised at the end.
     """
-    runs = [run for run in runs if progress(run, directory) != "done"]
+    runs = missing(runs, directory)
     jobs = min(jobs or (4 if torch.cuda.is_available() else 1), max(1, len(runs)))
     begun, failures, ended = time.monotonic(), [], threading.Event()
 
@@ -320,10 +325,12 @@ def record_suite(
                 tqdm.write(str(failures[-1]))
                 sys.stdout.flush()
             return
-        except BaseException:
+        except BaseException as error:
             ended.set()
+            if jobs > 1:  # it is raised only when the runs beside it are done
+                tqdm.write(f"{run.name} seed {run.config.seed}: {error!r}; no further run begins")
             raise
-        if progress(run, directory) != "done":
+        if missing([run], directory):
             ended.set()
 
     if jobs == 1:

@@ -285,7 +285,8 @@ def compiled(function: Callable) -> Callable:
     """`function` as fused kernels, one for each shape it is called with."""
     from torch._dynamo import config as dynamo
 
-    # the default is eight shapes and layouts; newer PyTorch counts in each thread, and backward has its own
+    # the default is eight shapes and layouts; set at each call, since newer PyTorch keeps settings by thread, and on a
+    # GPU backward runs in one of its own
     dynamo.recompile_limit = 64
     return compile_once(function)
 

@@ -61,7 +61,7 @@ class State:
         return int(self.clock)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything in it that changes, by name; momentum that no step has made yet is created here, as zeros."""
+        """Every tensor that resuming restores, by name; momentum that no step has made yet is made here, as zeros."""
         named = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for name, parameter in self.network.named_parameters():
             state = self.optimiser.state[parameter]

@@ -12,47 +12,9 @@ from helpers.checks.layer_responses import check_layers, check_pooled
 from helpers.checks.plain_vs_residual import check_lower, check_report
 from helpers.checks.residual_block import check_block, check_gradient_by_hand, check_one_convolution
 from helpers.checks.shortcuts import check_bottleneck, check_extra_parameters, check_option_a
-from helpers.checks.signals import check_correlation, check_variances
+from helpers.checks.signals import check_growth, check_variances
 from helpers.checks.start_here import check_relu
 from helpers.checks.training import check_step, check_view
 from helpers.checks.verdict import Verdict, reveal
 from helpers.checks.very_deep import check_gate, check_rate
 from helpers.checks.what_matters import check_lesion, check_preactivation, check_weakened
-
-__all__ = [
-    "Verdict",
-    "check_average_precision",
-    "check_block",
-    "check_bottleneck",
-    "check_build",
-    "check_convolution_cost",
-    "check_correlation",
-    "check_count",
-    "check_draw",
-    "check_extra_parameters",
-    "check_freeze",
-    "check_gate",
-    "check_gradient_by_hand",
-    "check_iou",
-    "check_judge",
-    "check_layers",
-    "check_lesion",
-    "check_lower",
-    "check_make_identity",
-    "check_match_batch",
-    "check_one_convolution",
-    "check_option_a",
-    "check_pooled",
-    "check_preactivation",
-    "check_rate",
-    "check_relu",
-    "check_report",
-    "check_step",
-    "check_ten_crop_scores",
-    "check_ten_crops",
-    "check_variances",
-    "check_verdict",
-    "check_view",
-    "check_weakened",
-    "reveal",
-]
