@@ -92,8 +92,12 @@ def test_the_readmes_sentences_are_the_records():
     assert "that order is *reproduced*" in said
     assert len(plain) == len(twenty) == 3 and gap > 2 * error and twenty.max() < plain.min()
     assert abs(distance) <= 0.5 and "that error is *reproduced*" in said
-    twice = last_rows(load_runs(RUNS, "agreement").query("finished"))
-    assert len(twice) == 4 and all(f"{error:.2f}" in said for error in twice.test_error)
+    both = last_rows(load_runs(RUNS, "agreement").query("finished"))
+    assert all(f"{error:.2f}" in said for error in both.test_error)
+    low, high = (net.test_error for _, net in both.groupby("network"))
+    apart, error = high.mean() - low.mean(), (low.sem() ** 2 + high.sem() ** 2) ** 0.5
+    assert f"{apart:.2f} points apart, with a standard error of {error:.2f}. We had said" in said
+    assert len(low) == len(high) == 3 and 0 < apart <= 0.5 and "*agree*" in said
     assert set(full.network) == {"plain-20", "resnet-20"}, "the sentences are older than the records"
 
 
