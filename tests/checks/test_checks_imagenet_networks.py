@@ -7,31 +7,41 @@ from torchvision.transforms.v2.functional import ten_crop
 from helpers import checks
 
 
-def cost(ins, outs, kernel, stride, side):
-    return ins * outs * kernel**2 * (side // stride) ** 2
+def gained(ins, width, side):
+    return 3 * ins * width * side**2 // 4
 
 
 @parametrised(
     {
-        "twice": (lambda *a: 2 * cost(*a), "twice the answer"),
-        "parameters": (lambda i, o, k, s, n: i * o * k * k, "these are the weights"),
-        "kernel once": (lambda i, o, k, s, n: i * o * k * (n // s) ** 2, "square it"),
-        "no inputs": (lambda i, o, k, s, n: o * k**2 * (n // s) ** 2, "in_channels is missing"),
-        "no outputs": (lambda i, o, k, s, n: i * k**2 * (n // s) ** 2, "out_channels is missing"),
-        "input side": (lambda i, o, k, s, n: i * o * k**2 * n**2, "side of the input"),
-        "stride once": (lambda i, o, k, s, n: i * o * k**2 * n**2 // s, "yours shortens one"),
-        "side for area": (lambda i, o, k, s, n: i * o * k**2 * (n // s), "you have its side"),
-        "unknown": (lambda *a: cost(*a) + 1, "the counter finds"),
+        "after the move": (lambda i, w, s: i * w * s**2, "subtract what it cost before"),
+        "before the move": (lambda i, w, s: i * w * s**2 // 4, "before the move, on a quarter"),
+        "weights": (lambda i, w, s: i * w, "weights: each is used at every position"),
+        "half the positions": (lambda i, w, s: i * w * s**2 // 2, "shortens both sides"),
+        "side for area": (lambda i, w, s: i * w * s // 2, "you have the side"),
+        "twice": (lambda i, w, s: 2 * gained(i, w, s), "twice the answer"),
+        "sign": (lambda i, w, s: -gained(i, w, s), "the sign"),
+        "3x3 too": (lambda i, w, s: gained(i, w, s) + 9 * gained(w, w, s), "the 3x3 gains nothing"),
+        "3x3 alone": (lambda i, w, s: 9 * gained(w, w, s), "that is for the 3x3"),
+        "3x3 cheaper": (lambda i, w, s: gained(i, w, s) - 9 * gained(w, w, s), "the 3x3 loses nothing"),
+        "last too": (lambda i, w, s: gained(i, w, s) + gained(w, 4 * w, s), "the last 1x1 gains nothing"),
+        "the branch": (lambda i, w, s: gained(i, w, s) + 13 * gained(w, w, s), "the 3x3 and the last 1x1 do not"),
+        "shortcut too": (lambda i, w, s: gained(i, w, s) + gained(i, 4 * w, s), "the shortcut gains nothing"),
+        "all four": (lambda i, w, s: 5 * gained(i, w, s) + 13 * gained(w, w, s), "all four convolutions"),
+        "the block": (lambda i, w, s: (5 * i * w + 13 * w * w) * s**2 // 4, "whole block's cost"),
+        "the moved block": (lambda i, w, s: (8 * i * w + 13 * w * w) * s**2 // 4, "with the stride on the 3x3"),
+        "unknown": (lambda *a: gained(*a) + 1, "the counter finds"),
         "no return": (lambda *a: None, "is a return missing"),
     }
 )
-def test_a_wrong_cost_is_named(mutant, phrase):
-    assert_named(checks.check_convolution_cost(mutant), phrase)
+def test_a_wrong_price_of_moving_the_stride_is_named(mutant, phrase):
+    assert_named(checks.check_extra_cost(mutant), phrase)
 
 
-@pytest.mark.parametrize("answer", [cost, lambda i, o, k, s, n: i * o * k * k * ((n + 2 * (k // 2) - k) // s + 1) ** 2])
-def test_a_right_cost_is_accepted(answer):
-    assert checks.check_convolution_cost(answer).state == "right"
+@pytest.mark.parametrize(
+    "answer", [gained, lambda i, w, s: i * w * (s**2 - (s // 2) ** 2), lambda i, w, s: 0.75 * i * w * s * s]
+)
+def test_a_right_price_of_moving_the_stride_is_accepted(answer):
+    assert checks.check_extra_cost(answer).state == "right"
 
 
 def crops(image, size, inset=0, shift=0, rounding=0, views=slice(None), dims=(2,)):

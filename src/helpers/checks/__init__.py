@@ -7,7 +7,7 @@ from helpers.checks.cifar_networks import check_build, check_count, check_draw
 from helpers.checks.claims import check_verdict
 from helpers.checks.degradation import check_judge, check_make_identity, check_match_batch
 from helpers.checks.detection import check_average_precision, check_freeze, check_iou
-from helpers.checks.imagenet_networks import check_convolution_cost, check_ten_crop_scores, check_ten_crops
+from helpers.checks.imagenet_networks import check_extra_cost, check_ten_crop_scores, check_ten_crops
 from helpers.checks.layer_responses import check_layers, check_pooled
 from helpers.checks.plain_vs_residual import check_lower, check_report
 from helpers.checks.residual_block import check_block, check_gradient_by_hand, check_one_convolution

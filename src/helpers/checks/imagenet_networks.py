@@ -1,4 +1,4 @@
-"""Checks of notebook 10: what a convolution costs, ten crops of an image, and what to average over them."""
+"""Checks of notebook 10: the price of moving the stride, ten crops of an image, and what to average over them."""
 
 from collections.abc import Callable
 
@@ -7,32 +7,56 @@ from torch import Tensor, nn
 
 from helpers.analysis import multiply_adds
 from helpers.checks.verdict import Mistake, exercise, expect, match
-from helpers.models import conv
+from helpers.models import Bottleneck
 
 
-@exercise("return the multiply-adds of one convolution: how many outputs there are, times the products in each")
-def check_convolution_cost(cost: Callable[[int, int, int, int, int], int]) -> str:
-    """Table 1: `cost(in_channels, out_channels, kernel, stride, side)` for padding kernel // 2, by the counter."""
-    for ins, outs, kernel, stride, side in ((3, 64, 7, 4, 224), (64, 128, 3, 2, 56), (256, 64, 1, 1, 56)):
+@exercise("return the multiply-adds that the block gains: go through its convolutions, and ask what changes in each")
+def check_extra_cost(extra: Callable[[int, int, int], int]) -> str:
+    """Sec. 4.1: `extra(in_channels, width, side)`, compared with our bottlenecks by the counter."""
+    for ins, width, side in ((256, 128, 56), (48, 20, 6), (1024, 512, 14)):
         with torch.device("meta"):
-            right = multiply_adds(conv(ins, outs, kernel, stride), torch.empty(1, ins, side, side))
-        found, places, products = cost(ins, outs, kernel, stride, side), (side // stride) ** 2, ins * kernel**2
+            moved, first = (Bottleneck(ins, width, 2, stride_on_3x3=on_3x3).eval() for on_3x3 in (True, False))
+            x = torch.empty(1, ins, side, side)
+        before = multiply_adds(first, x)
+        right, found = multiply_adds(moved, x) - before, extra(ins, width, side)
         expect(found is not None, "the answer is None, and a number is wanted: is a return missing?")
-        mistakes = {
-            "yours is twice the answer: a multiplication with its addition is one multiply-add in the paper": 2 * right,
-            "these are the weights: each is used again at every place of the output": outs * products,
-            "a kernel has kernel × kernel weights for each channel: square it": right // kernel,
-            "each output sums over all input channels: in_channels is missing": right // ins,
-            "there is a map for each output channel: out_channels is missing": right // outs,
-            "that is with the side of the input: a stride leaves fewer places": side**2 * outs * products,
-            "the stride shortens both sides of the map: yours shortens one": places * stride * outs * products,
-            "the area of the output counts, and you have its side": side // stride * outs * products,
-        }
-        for mistake, wrong in mistakes.items():
+        for mistake, wrong in wrong_extras(ins, width, side, before).items():
             expect(found == right or found != wrong, mistake)
-        where = f"{ins} to {outs} channels, {kernel}×{kernel}, stride {stride}, on {side}×{side}"
-        expect(found == right, f"{where}: the counter finds {right:,}, and yours is {found:,}")
-    return "places of the output × output channels × input channels × kernel squared, as the counter finds"
+        where = f"{ins} channels, width {width}, side {side}"
+        expect(found == right, f"{where}: the counter finds {right:,} more, and yours is {found:,}")
+    return "the first 1×1 works on all positions instead of a quarter of them, and nothing else changes"
+
+
+def wrong_extras(ins: int, width: int, side: int, before: int) -> dict[str, int]:
+    """What a wrong answer gives, by the mistake; `before` is the block's cost with the stride on the first 1x1."""
+    large, small = side**2, (side // 2) ** 2
+    weights = {"1x1": ins * width, "3x3": 9 * width**2, "last": 4 * width**2, "shortcut": 4 * ins * width}
+    gained = {layer: number * (large - small) for layer, number in weights.items()}
+    right = gained.pop("1x1")
+    same = "its output has a quarter of the positions in both blocks, so it costs the same in both"
+    total = "that is the whole block's cost, and only what it gains is asked for"
+    return {
+        "that is what the first 1x1 costs after the move: subtract what it cost before": weights["1x1"] * large,
+        "that is what the first 1x1 costs before the move, on a quarter of the positions": weights["1x1"] * small,
+        "these are the first 1x1's weights: each is used at every position of its output": weights["1x1"],
+        "the stride shortens both sides of the map: a quarter of the positions is left, not half": (
+            weights["1x1"] * (large - large // 2)
+        ),
+        "positions count, and you have the side: a map has side × side of them": weights["1x1"] * (side - side // 2),
+        "a multiplication with its addition is one multiply-add: yours is twice the answer": 2 * right,
+        "the sign: with the stride on the 3x3 the block costs more": -right,
+        f"the 3x3 gains nothing: {same}": right + gained["3x3"],
+        f"that is for the 3x3, which gains nothing: {same}": gained["3x3"],
+        f"the 3x3 loses nothing: {same}": right - gained["3x3"],
+        f"the last 1x1 gains nothing: {same}": right + gained["last"],
+        "only the first 1x1 works on more positions: the 3x3 and the last 1x1 do not": (
+            right + gained["3x3"] + gained["last"]
+        ),
+        "the shortcut gains nothing: it has its own stride in both blocks": right + gained["shortcut"],
+        "only the first 1x1 works on more positions: you let all four convolutions do": right + sum(gained.values()),
+        f"{total}: with the stride on the 3x3": before + right,
+        f"{total}: with the stride on the first 1x1": before,
+    }
 
 
 def cut(image: Tensor, top: int, left: int, size: int) -> Tensor:
