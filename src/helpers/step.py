@@ -1,8 +1,9 @@
 """One optimisation step, as fast as the device allows, beside the plain step that it must agree with.
 
 Convolutions run in the vendor's kernels. What is left is memory traffic: batch normalisation, the addition and ReLU,
-each a pass over the activations. The fast path fuses the three, forward and backward, keeps activations in bfloat16
-(weights, statistics, loss and optimiser stay in float32), and lays out memory as the convolutions prefer it.
+each a pass over the activations. The fast path fuses the three, forward and backward, and lays out memory as the
+convolutions prefer it. Activations are in bfloat16, and so are the weights while a step computes with them, and their
+gradients; stored weights, statistics, loss and optimiser stay in float32.
 `StepPath` says which of this a run uses; the plain path is the network's own forward.
 """
 

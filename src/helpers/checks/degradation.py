@@ -100,6 +100,8 @@ def check_make_identity(make: Callable[[nn.Conv2d, nn.BatchNorm2d], None]) -> st
             nn.init.uniform_(tensor, 0.5, 1.5)
         x, old = torch.rand(2, channels, 5, 5), [t.detach().clone() for t in (*layer.parameters(), *states(norm))]
         make(layer, norm)
+        keep = "norm.eps is changed: it belongs to the layer, which needs it in training. Set running_var instead"
+        expect(norm.eps == eps, keep)
         with torch.no_grad():
             convolved = layer(x)
             found = norm.eval()(convolved)
