@@ -81,7 +81,10 @@ def test_right_layers_are_accepted(answer):
 
 @parametrised(
     [
-        (lambda network: layers(network, None), "1x1"),
+        (lambda network: layers(network, None), "a projection on a shortcut"),
+        (lambda network: [name for name in layers(network, None) if "shortcut" not in name], "bottleneck"),
+        (lambda network: [n for n in layers(network, None) if n[-5:] in ("tem.0", "conv1", "conv2")], "bottleneck"),
+        (lambda network: [n for n in layers(network) if n[-5:] in ("tem.0", "conv1")], "missing"),
         (lambda network: layers(network)[1:], "the first convolution is missing"),
         (lambda network: layers(network)[::2], "missing"),
         (lambda network: [*layers(network), "fc"], "classifier"),

@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from mutants import assert_named, parametrised
 from torch import nn
 
@@ -85,56 +84,43 @@ VARIANCES = {
 }
 
 
-def correlation(a, b):
-    a, b = (g.flatten(1) - g.flatten(1).mean(1, keepdim=True) for g in (a, b))
-    return (a * b).sum(1) / a.norm(dim=1) / b.norm(dim=1)
+def growth(value, slope):
+    return (slope.square().mean() / value.var()).sqrt()
 
 
-def by_torch(a, b):
-    return torch.stack([torch.stack([a[i].flatten(), b[i].flatten()]).corrcoef()[0, 1] for i in range(len(a))])
+def by_moments(value, slope):
+    variance = value.square().mean() - value.mean() ** 2
+    return float(slope.square().mean() / variance) ** 0.5
 
 
-def covariance(a, b):
-    a, b = (g.flatten(1) - g.flatten(1).mean(1, keepdim=True) for g in (a, b))
-    return (a * b).mean(1)
+def by_steps(value, slope):
+    """The three steps with He's weights, which cancel."""
+    back = 2 * slope.square().mean() / (2 * value.var(correction=0))
+    return back.sqrt()
 
 
-def centred(*axes):
-    return lambda a, b: F.cosine_similarity(*((g - g.mean(axes, keepdim=True)).flatten(1) for g in (a, b)), dim=1)
-
-
-def overwriting(a, b):
-    a -= a.mean((1, 2, 3), keepdim=True)
-    b -= b.mean((1, 2, 3), keepdim=True)
-    return F.cosine_similarity(a.flatten(1), b.flatten(1))
-
-
-CORRELATIONS = {
-    "not centred": (lambda a, b: F.cosine_similarity(a.flatten(1), b.flatten(1)), "this is the cosine"),
-    "centred above alone": (
-        lambda a, b: 48 * covariance(a, b) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1)),
-        "not below it",
+GROWTHS = {
+    "ReLU's number": (lambda value, slope: 1.211, "the same for every φ"),
+    "ReLU's share": (lambda value, slope: (value.square().mean() / value.var()).sqrt(), "which of the two meets"),
+    "ReLU's half": (lambda value, slope: 1 / (2 * value.var()).sqrt(), "lets half"),
+    "not centred": (lambda value, slope: slope.norm() / value.norm(), "BN removes it"),
+    "squared": (lambda value, slope: growth(value, slope) ** 2, "take the root"),
+    "turned over": (lambda value, slope: 1 / growth(value, slope), "turned over"),
+    "twice back": (lambda value, slope: 2**0.5 * growth(value, slope), "counts on both"),
+    "twice forward": (lambda value, slope: growth(value, slope) / 2**0.5, "counts on both"),
+    "divided by the variance": (
+        lambda value, slope: slope.square().mean().sqrt() / value.var(),
+        "slopes' mean square alone",
     ),
-    "covariance": (covariance, "this is the covariance"),
-    "variances": (
-        lambda a, b: covariance(a, b) / a.flatten(1).var(1, correction=0) / b.flatten(1).var(1, correction=0),
-        "square roots",
-    ),
-    "centred over the batch": (centred(0), "mean is that of the batch"),
-    "centred by channel": (centred(2, 3), "each channel"),
-    "one mean": (centred(0, 1, 2, 3), "from all images"),
-    "wrong axis": (lambda a, b: correlation(a.flatten(1).T, b.flatten(1).T), "not over the batch"),
-    "one number": (lambda a, b: correlation(a, b).mean(), "one number for all images"),
-    "squared": (lambda a, b: correlation(a, b) ** 2, "square of the correlation"),
-    "absolute": (lambda a, b: correlation(a, b).abs(), "size of the correlation"),
-    "sum of products": (lambda a, b: 48 * covariance(a, b), "this is the covariance"),
-    "sums of squares": (lambda a, b: covariance(a, b) / covariance(a, a) / covariance(b, b) / 48, "square roots"),
-    "by channel": (lambda a, b: correlation(a.flatten(0, 1), b.flatten(0, 1)).view(5, 3).mean(1), "of its own here"),
-    "n and n - 1": (lambda a, b: covariance(a, b) / a.flatten(1).std(1) / b.flatten(1).std(1), "correction=0"),
-    "a distance": (lambda a, b: 1 - correlation(a, b), "1 minus"),
-    "overwritten": (overwriting, "overwrites the gradients"),
-    "an epsilon": (lambda a, b: covariance(a, b) / (covariance(a, a) * covariance(b, b) + 1e-6).sqrt(), "multiplied"),
-    "other": (lambda a, b: 2 * correlation(a, b), "values are not"),
+    "no root above": (lambda value, slope: slope.square().mean() / value.std(), "variance alone"),
+    "mean slope": (lambda value, slope: slope.mean() / value.std(), "square the slopes"),
+    "mean size of the slope": (lambda value, slope: slope.abs().mean() / value.std(), "square the slopes"),
+    "variance of the slope": (lambda value, slope: slope.std() / value.std(), "variance of the slopes"),
+    "back alone": (lambda value, slope: slope.square().mean().sqrt(), "BN is missing"),
+    "forward alone": (lambda value, slope: 1 / value.std(), "on the way back is missing"),
+    "for each z": (lambda value, slope: slope / value.std(), "one number is wanted"),
+    "nothing": (lambda value, slope: print(growth(value, slope)), "returns nothing"),
+    "other": (lambda value, slope: 3 * growth(value, slope), "the right number is"),
 }
 
 
@@ -143,9 +129,9 @@ def test_wrong_variances_are_told_what_is_wrong(mutant, phrase):
     assert_named(checks.check_variances(mutant), phrase)
 
 
-@parametrised(CORRELATIONS)
-def test_wrong_correlations_are_told_what_is_wrong(mutant, phrase):
-    assert_named(checks.check_correlation(mutant), phrase)
+@parametrised(GROWTHS)
+def test_wrong_growths_are_told_what_is_wrong(mutant, phrase):
+    assert_named(checks.check_growth(mutant), phrase)
 
 
 @pytest.mark.parametrize(
@@ -167,11 +153,13 @@ def test_right_variances_are_accepted(answer):
 @pytest.mark.parametrize(
     "answer",
     [
-        correlation,
-        centred(1, 2, 3),
-        by_torch,
-        lambda a, b: covariance(a, b) / (covariance(a, a) * covariance(b, b)).sqrt(),
+        growth,
+        by_moments,
+        by_steps,
+        lambda value, slope: growth(value.float(), slope.float()),
+        lambda value, slope: slope.norm() / (value - value.mean()).norm(),
+        lambda value, slope: (slope.square().mean() / (value.var() + 1e-8)).sqrt()[None],
     ],
 )
-def test_right_correlations_are_accepted(answer):
-    assert checks.check_correlation(answer).state == "right", checks.check_correlation(answer)
+def test_right_growths_are_accepted(answer):
+    assert checks.check_growth(answer).state == "right", checks.check_growth(answer)

@@ -61,8 +61,8 @@ def check_pooled(pooled) -> str:
 @exercise("write layers_of_fig7(network): the names of the layers of Fig. 7, in their order")
 def check_layers(layers) -> str:
     """layers: a ResNet -> names of its 3x3 convolutions, as `named_modules` has them (list of str)."""
-    for option in ("A", "C"):
-        network = ResNet(Spec((1, 2), (4, 8), shortcut=option))
+    for option, bottleneck in (("A", False), ("C", False), ("B", True)):
+        network = ResNet(Spec((1, 2), (4, 8), shortcut=option, bottleneck=bottleneck))
         modules = dict(network.named_modules())
         right = list(norms_of_3x3(network))
         found = layers(network)
@@ -70,7 +70,8 @@ def check_layers(layers) -> str:
         found = list(found)
         convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
         norms = [name for name, module in modules.items() if isinstance(module, nn.BatchNorm2d)]
-        projections = [name for name in convolutions if name not in right]
+        projections = [name for name in convolutions if "shortcut" in name]
+        narrow = [name for name in convolutions if name not in [*right, *projections]]
         expect(found, "the list is empty: `named_modules` goes into the blocks, and a kernel_size is a pair, (3, 3)")
         expect(
             all(isinstance(name, str) and name in modules for name in found),
@@ -83,9 +84,13 @@ def check_layers(layers) -> str:
             not set(found) & set(projections),
             "a projection on a shortcut is a 1x1 convolution: Fig. 7 has the 3x3 only",
         )
+        expect(
+            not set(found) & set(narrow),
+            "the first and the last convolution of a bottleneck block are 1x1: look at kernel_size, not at names",
+        )
         expect(right[0] in found, "the first convolution is missing: a net of 20 layers has 19 points in Fig. 7")
         missing = [name for name in right if name not in found]
         expect(not missing, f"{len(missing)} of the {len(right)} layers are missing, {missing[:1]} among them")
         expect(len(found) == len(set(found)), "a layer is named twice")
         expect(found == right, "all layers are there, in another order than the network has them")
-    return "every 3x3 convolution, the first one too, and no projection."
+    return "every 3x3 convolution, the first one too, and no 1x1."

@@ -1,4 +1,4 @@
-"""Checks of notebook 09: the variance of every layer's output, the correlation of gradients."""
+"""Checks of notebook 09: the variance of every layer's output, the growth of the gradient with any nonlinearity."""
 
 import copy
 from collections.abc import Callable
@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import analysis
 from helpers.analysis import with_statistics
-from helpers.checks.verdict import exercise, expect, is_same, match
+from helpers.checks.verdict import exercise, expect, match
 from helpers.models import ResNet, Spec
 
 
@@ -94,66 +93,66 @@ def wrong_variances(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     }
 
 
-@exercise("write correlation(a, b): for each image, the correlation of its gradient in a with that in b")
-def check_correlation(correlation: Callable[[Tensor, Tensor], Tensor]) -> str:
-    """Of gradients (n, c, h, w) and (n, c, h, w): (n,), each in [-1, 1]."""
-    a = torch.randn(5, 3, 4, 4) + torch.randn(5, 3, 1, 1)
-    signs = torch.tensor([1, -1, 1, 1, -1]).view(5, 1, 1, 1)
-    b = 2 * signs * (a + torch.randn(5, 3, 4, 4)) + torch.randn(5, 1, 1, 1) + 1
-    before = a.clone(), b.clone()
-    found = correlation(a, b)
-    kept = torch.equal(a, before[0]) and torch.equal(b, before[1])
-    expect(kept, "your function overwrites the gradients that it is given, as `a -= …` does: write `a = a - …`")
-    match(found, analysis.correlation(a, b), wrong_correlations(a, b))
-    scaled = correlation(1e-4 * a, 1e-3 * b)
-    expect(
-        is_same(scaled, found),
-        "the answer changes when the gradients are multiplied by a number: a correlation does not",
-    )
-    return "for each image, over its pixels, centred and normalised"
+NONLINEARITIES = {
+    "ReLU": F.relu,
+    "no nonlinearity at all": lambda z: z,
+    "leaky ReLU, with a slope of 0.1": lambda z: F.leaky_relu(z, 0.1),
+    "the hyperbolic tangent": torch.tanh,
+    "softplus": F.softplus,
+    "twice the sine": lambda z: 2 * z.sin(),
+}
 
 
-def wrong_correlations(a: Tensor, b: Tensor) -> dict[str, Tensor | list[Tensor]]:
-    """What each mistake gives instead of the correlations."""
-    right, count = analysis.correlation(a, b), a[0].numel()
-    x, y = (g.flatten(1) - g.flatten(1).mean(1, keepdim=True) for g in (a, b))
-    covariance, variances = (x * y).mean(1), (x.square().mean(1), y.square().mean(1))
+@exercise("write growth(value, slope): the factor by which the gradient's length grows at each layer")
+def check_growth(growth: Callable[[Tensor, Tensor], float | Tensor]) -> str:
+    """Of φ(z) and φ′(z), (n,) each, for a sample of normal z: one number."""
+    z = torch.randn(200_000, dtype=torch.float64, requires_grad=True)
+    answers, samples = [], []
+    for phi in NONLINEARITIES.values():
+        value = phi(z)
+        (slope,) = torch.autograd.grad(value.sum(), z)
+        samples.append((value.detach(), slope))
+        answer = growth(value.detach().clone(), slope.clone())
+        expect(answer is not None, "your function returns nothing: end it with `return`")
+        answer = torch.as_tensor(answer, dtype=torch.float64).detach()
+        expect(answer.numel() == 1, "one number is wanted, a mean over all z: the answer has one for each z")
+        answers.append(answer.reshape(()))
+    found = torch.stack(answers)
+    expect(len(found.unique()) > 1, "the answer is the same for every φ: begin with the numbers that belong to ReLU")
+    right = torch.stack([slope.square().mean().sqrt() / value.std() for value, slope in samples])
+    name, yours, wanted = max(zip(NONLINEARITIES, found, right, strict=True), key=lambda row: abs(row[1] / row[2] - 1))
+    unknown = f"with {name} the right number is {float(wanted):.3f}, and yours is {float(yours):.3f}"
+    match(found, right, wrong_growths(samples) | {unknown: found})
+    return "what φ lets through on the way back, over what BN divides by"
 
-    def centred(*axes: int) -> Tensor:
-        u, v = ((g - g.mean(axes, keepdim=True)).flatten(1) for g in (a, b))
-        return F.cosine_similarity(u, v, dim=1)
 
-    over_batch = analysis.correlation(a.transpose(0, 1).flatten(1), b.transpose(0, 1).flatten(1))
-    each_pixel = analysis.correlation(a.flatten(1).T, b.flatten(1).T)
+def wrong_growths(samples: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor | list[Tensor]]:
+    """What each mistake gives instead of the factors."""
+    through = torch.stack([slope.square().mean() for _, slope in samples])
+    left = torch.stack([value.var() for value, _ in samples])
+    squares = torch.stack([value.square().mean() for value, _ in samples])
+    sizes = torch.stack([slope.abs().mean() for _, slope in samples])
+    means = torch.stack([slope.mean() for _, slope in samples])
+    spread = torch.stack([slope.var() for _, slope in samples])
     return {
-        "this is the cosine: the mean of each image's gradient is to be subtracted first": (
-            F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)
+        "φ(z) and φ′(z) have the same mean square with ReLU, not with every φ: which of the two meets the gradient?": (
+            (squares / left).sqrt()
         ),
-        "the mean is subtracted above the line and not below it: both lengths are of the centred gradients": (
-            (x * y).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
+        "ReLU lets half of the gradient's squared length through: what is that share with another φ?": (
+            (0.5 / left).sqrt()
         ),
-        "this is the covariance: divide by both standard deviations": [
-            covariance, covariance * count, covariance * count / (count - 1)
+        "the mean of φ(z) counts here, and BN removes it before it divides": (through / squares).sqrt(),
+        "that is the factor of the squared length: take the root": through / left,
+        "that is turned over: BN divides by its standard deviation, on the way back too": [
+            (left / through).sqrt(), left / through
         ],
-        "the covariance is divided by the variances: divide by the standard deviations, their square roots": [
-            covariance / variances[0] / variances[1], covariance / variances[0] / variances[1] / count
+        "the variance of the weights, 2 / fan-in, is on one of the two ways alone: it counts on both": [
+            (2 * through / left).sqrt(), (through / left / 2).sqrt()
         ],
-        "the mean is that of the batch: each image's gradient has a mean of its own, over its pixels": centred(0),
-        "each channel has a mean of its own here: an image's gradient is one vector, over channels and pixels": centred(
-            2, 3
-        ),
-        "each channel has a correlation of its own here: an image's gradient is one vector, over channels and pixels": (
-            analysis.correlation(a.flatten(0, 1), b.flatten(0, 1)).view(5, 3).mean(1)
-        ),
-        "one mean is subtracted from all images: each image's gradient has its own": centred(0, 1, 2, 3),
-        "the images are mixed: the correlation runs over the pixels of one image, not over the batch": [
-            each_pixel, each_pixel.view(a.shape[1:]), over_batch
-        ],
-        "the answer is one number for all images: one for each is wanted, (n,)": [right.mean(), right.mean()[None]],
-        "this is the square of the correlation: its sign is lost": right.square(),
-        "this is the size of the correlation: its sign is lost": right.abs(),
-        "the mean of the products goes over n and the standard deviations over n - 1: take correction=0 in both": (
-            right * (count - 1) / count
-        ),
-        "this is 1 minus the correlation, a distance": 1 - right,
+        "the root is of the slopes' mean square alone: BN divides by a standard deviation": through.sqrt() / left,
+        "the root is of the variance alone: the squared slopes multiply the squared length": through / left.sqrt(),
+        "square the slopes before you take the mean": [means / left.sqrt(), sizes / left.sqrt()],
+        "that is the variance of the slopes: their mean square is wanted": (spread / left).sqrt(),
+        "BN is missing: that is what φ lets through on the way back": [through, through.sqrt()],
+        "what φ lets through on the way back is missing": [left, left.sqrt(), 1 / left, 1 / left.sqrt()],
     }  # fmt: skip
