@@ -14,7 +14,7 @@ CROP, SHORTER, TEN_CROP_SIDE = 224, (256, 480), 256  # pixels
 TEST_SIDES = (224, 256, 384, 480, 640)
 
 
-def as_torchvision(blocks: tuple[int, ...], bottleneck: bool, classes: int) -> Spec:
+def torchvision_spec(blocks: tuple[int, ...], bottleneck: bool, classes: int) -> Spec:
     """A network as torchvision builds it: with projections where shapes change, and the stride on the 3x3 layer."""
     return Spec(blocks, IMAGENET_WIDTHS, bottleneck, "B", "imagenet", classes, stride_on_3x3=bottleneck)
 
@@ -23,7 +23,7 @@ def from_torchvision(theirs: tv.ResNet) -> ResNet:
     """Our network with the weights of torchvision's ResNet-18, 34, 50, 101 or 152: the same outputs."""
     blocks = tuple(len(getattr(theirs, f"layer{stage}")) for stage in (1, 2, 3, 4))
     bottleneck = isinstance(theirs.layer1[0], tv.Bottleneck)
-    ours = ResNet(as_torchvision(blocks, bottleneck, theirs.fc.out_features))
+    ours = ResNet(torchvision_spec(blocks, bottleneck, theirs.fc.out_features))
     ours.load_state_dict(renamed(theirs, ours))
     return ours
 
@@ -31,7 +31,7 @@ def from_torchvision(theirs: tv.ResNet) -> ResNet:
 def to_torchvision(ours: ResNet) -> tv.ResNet:
     """torchvision's network with our weights. Raises ValueError where torchvision builds another network."""
     spec, block = ours.spec, tv.Bottleneck if ours.spec.bottleneck else tv.BasicBlock
-    wanted = as_torchvision(spec.blocks, spec.bottleneck, spec.classes)
+    wanted = torchvision_spec(spec.blocks, spec.bottleneck, spec.classes)
     if spec != wanted:
         raise ValueError(f"torchvision has no such network: {spec} would have to be {wanted}")
     theirs = tv.ResNet(block, list(spec.blocks), num_classes=spec.classes)

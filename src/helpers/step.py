@@ -49,6 +49,10 @@ class StepPath:
     threads: int  # of the CPU: sums are split among them, so another number rounds differently
     why: str  # in words
 
+    def kernels(self, function: Callable) -> Callable:
+        """`function`, as fused kernels if this path compiles."""
+        return as_kernels(function) if self.compiled else function
+
 
 @dataclass(frozen=True)
 class Device:
@@ -268,8 +272,8 @@ class FusedNormReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, added, averages, eps):
-        mean, inverse, scale, shift = compiled(moments)(x, weight, bias, *averages, eps)
-        y = compiled(scale_add_relu)(x, scale, shift, added)
+        mean, inverse, scale, shift = as_kernels(moments)(x, weight, bias, *averages, eps)
+        y = as_kernels(scale_add_relu)(x, scale, shift, added)
         ctx.save_for_backward(x, y, mean, inverse, weight)
         ctx.has_added = added is not None
         return y
@@ -277,12 +281,12 @@ class FusedNormReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, y, mean, inverse, weight = ctx.saved_tensors
-        grad_weight, grad_bias, a, b, c = compiled(backward_sums)(grad, x, y, mean, inverse, weight)
-        grad_x, grad_added = compiled(backward_maps)(grad, x, y, a, b, c, ctx.has_added)
+        grad_weight, grad_bias, a, b, c = as_kernels(backward_sums)(grad, x, y, mean, inverse, weight)
+        grad_x, grad_added = as_kernels(backward_maps)(grad, x, y, a, b, c, ctx.has_added)
         return grad_x, grad_weight, grad_bias, grad_added, None, None
 
 
-def compiled(function: Callable) -> Callable:
+def as_kernels(function: Callable) -> Callable:
     """`function` as fused kernels, one for each shape it is called with."""
     from torch._dynamo import config as dynamo
 

@@ -26,7 +26,7 @@ from helpers.data import (
     normalise,
 )
 from helpers.models import ResNet, split_norms
-from helpers.step import PROCESS_LOCK, Step, StepPath, capture, choose_path, compiled, examine, make_step, take_path
+from helpers.step import PROCESS_LOCK, Step, StepPath, capture, choose_path, examine, make_step, take_path
 
 GATE_WINDOW = 100  # steps whose mean training error the warm-up's gate looks at
 
@@ -169,7 +169,7 @@ def prepare(state: State, split: Split, plan: Plan) -> tuple[Callable[[Plan], No
     rows = min(state.config.eval_every, state.config.schedule.steps)
     held = Plan(*(part.new_zeros((rows, *part.shape[1:]), device=state.device) for part in plan))
     step = make_step(state.network, state.optimiser, state.path)
-    batch = compiled(next_batch) if state.path.compiled else next_batch
+    batch = state.path.kernels(next_batch)
     constants = split, *statistics(state.config, split), state.config.padding
 
     def place(plan: Plan) -> None:
@@ -223,12 +223,12 @@ def advance(state: State, step: Step, images: Tensor, labels: Tensor, rate: Tens
     schedule, lr = state.config.schedule, state.optimiser.param_groups[0]["lr"]
     lr.copy_(rate if schedule.warmup_lr is None else torch.where(state.gate, rate, schedule.warmup_lr))
     loss, errors = step(images, labels)
-    add_up = compiled(tally) if state.path.compiled else tally
+    add_up = state.path.kernels(tally)
     # a view with one dimension: PyTorch 2.11 takes a float64 scalar on a CPU for a constant and drops the sum
     add_up(state.clock, state.loss.view(1), state.errors, state.not_finite, loss, errors)
     if schedule.warmup_lr is not None:
         limit = schedule.gate_error / 100 * GATE_WINDOW * state.config.batch_size
-        watch = compiled(watch_gate) if state.path.compiled else watch_gate
+        watch = state.path.kernels(watch_gate)
         watch(state.clock, state.gate, state.gate_errors, errors, limit)
 
 
