@@ -224,6 +224,20 @@ def test_another_initialisation_draws_the_same_numbers():
     assert torch.equal(out["fc.weight"], usual["fc.weight"])
 
 
+def test_near_the_identity_a_kernel_passes_its_channels_on_and_stays_as_long():
+    """The weights of notebook 12's plain net, with a = 4, on both kinds of layers."""
+    usual, near = (seeded(cifar_spec(20, "plain"), how).state_dict() for how in ("fan in", "near identity"))
+    for name, weight in usual.items():
+        if weight.ndim == 4 and weight.shape[0] == weight.shape[1]:
+            centre = torch.zeros(3, 3)
+            centre[1, 1] = 1
+            identity = torch.eye(len(weight))[:, :, None, None] * centre
+            torch.testing.assert_close(near[name], (weight + 4 * identity) / 9**0.5)
+            assert near[name].square().sum((1, 2, 3)).mean().item() == pytest.approx(2, rel=0.1)
+        else:
+            assert torch.equal(near[name], weight), name
+
+
 def test_a_split_norm_is_one_norm_for_each_part():
     network = ResNet(Spec((1,), (4,), shortcut="C"))
     split_norms(network, 2)

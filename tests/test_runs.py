@@ -398,6 +398,7 @@ def test_a_comparison_has_three_seeds_of_each_side():
         nets = pd.Series({(run.name, run.config.seed): run.config.seed for run in SUITES[chosen].runs})
         assert set(nets.groupby(level=0).apply(tuple)) == {(0, 1, 2)}
         assert {run.config.schedule.steps for run in SUITES[chosen].runs} == {64_000}
+    assert {run.config.seed for run in suite("starts").runs} == {0, 1, 2}
 
 
 def test_only_nets_of_110_layers_and_more_are_warmed_up():

@@ -242,7 +242,7 @@ def test_a_net_broken_by_the_last_step_is_noticed_too(tiny_config, tiny_data):
         ("precision", "bf16", "auto, float32, bfloat16"),
         ("padding", "zero", "zeros, black, reflect"),
         ("sampling", "random", "epochs, replacement, drop last"),
-        ("initialisation", "xavier", "fan in, fan out, zero last"),
+        ("initialisation", "xavier", "fan in, fan out, zero last, near identity"),
     ],
 )
 def test_an_unknown_choice_is_refused(tiny_config, field, value, known):

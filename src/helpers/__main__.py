@@ -41,7 +41,7 @@ def train(
 
 @app.command()
 def suite(
-    name: Annotated[str, typer.Argument(help="smoke, quick, agreement, paper, options, variants or deviations")],
+    name: Annotated[str, typer.Argument(help="smoke, quick, agreement, starts, paper, options, variants, deviations")],
     only: Annotated[list[str] | None, typer.Option(help="only the experiments of this name; repeat for more")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="only these seeds; repeat for more")] = None,
     out: Annotated[Path | None, typer.Option(help="instead of data/runs/NAME (smoke: build/runs/NAME)")] = None,

@@ -47,6 +47,7 @@ VARIANTS: dict[str, Config] = {
     "resnet-56-single": vary(56, single=True, blocks=(18, 18, 18)),
     **{f"resnet-{depth}-preactivation": vary(depth, preactivation=True) for depth in (56, 110)},
     **{f"resnet-56-strength-{strength}": vary(56, strength=strength) for strength in (0.25, 0.5, 0.75)},
+    "plain-56-identity": cifar(56, "plain", initialisation="near identity"),
 }
 
 DEVIATIONS: dict[str, dict] = {
@@ -157,6 +158,11 @@ SUITES: dict[str, Suite] = {
             for precision in ("", "-float32")
         ),
     ),
+    "starts": Suite(
+        "the plain net of 56 layers begun near the identity, on the quick schedule",
+        "cifar10",
+        tuple(experiment("plain-56-identity", seed, steps=QUICK) for seed in range(3)),
+    ),
     "paper": Suite(
         "the full protocol: Table 6, Figures 1, 6 and 7",
         "cifar10",
@@ -168,7 +174,7 @@ SUITES: dict[str, Suite] = {
         tuple(experiment(f"resnet-{d}-{o}", seed) for seed in range(3) for d in (20, 56) for o in ("B", "C")),
     ),
     "variants": Suite(
-        "one-layer blocks, pre-activation, weaker shortcuts",
+        "one-layer blocks, pre-activation, weaker shortcuts; a plain net begun near the identity",
         "cifar10",
         tuple(experiment(name, seed) for seed in range(3) for name in VARIANTS),
     ),

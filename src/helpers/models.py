@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Shortcut = Literal["plain", "A", "B", "C"]
-Initialisation = Literal["fan in", "fan out", "zero last"]
+Initialisation = Literal["fan in", "fan out", "zero last", "near identity"]
 
 IMAGENET_BLOCKS = {
     18: (2, 2, 2, 2),
@@ -253,12 +253,16 @@ def initialise(network: nn.Module, mode: Initialisation = "fan in") -> None:
     """He et al. 2015 (ref. 13), in place: normal with variance 2 / fan-in; the classifier's biases 0.
 
     "fan out": convolutions with variance 2 / fan-out. "zero last": each block's second BN at 0, so that the block of
-    two layers begins as its shortcut; other blocks as by "fan in".
+    two layers begins as its shortcut; other blocks as by "fan in". "near identity": in convolutions that keep the
+    number of channels, four times the identity is added to the kernel, and a third of the sum taken.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan = "fan_out" if mode == "fan out" else "fan_in"
             nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
+            if mode == "near identity" and module.in_channels == module.out_channels:
+                identity = nn.init.dirac_(torch.empty_like(module.weight))
+                module.weight.data.add_(4 * identity).div_(3)  # a filter's squared length is 2 on average, as before
         elif isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
