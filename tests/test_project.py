@@ -98,6 +98,8 @@ def test_the_readmes_sentences_are_the_records():
     apart, error = high.mean() - low.mean(), (low.sem() ** 2 + high.sem() ** 2) ** 0.5
     assert f"{apart:.2f} points apart, with a standard error of {error:.2f}. We had said" in said
     assert len(low) == len(high) == 3 and 0 < apart <= 0.5 and "*agree*" in said
+    short = last_rows(load_runs(RUNS).query("finished and depth == 56 and suite in ['quick', 'starts']"))
+    assert len(short) == 3 and all(f"{error:.2f}" in said for error in short.train_error)
     assert set(full.network) == {"plain-20", "resnet-20"}, "the sentences are older than the records"
 
 
