@@ -93,8 +93,9 @@ def test_the_readmes_sentences_are_the_records():
     assert len(plain) == len(twenty) == 3 and gap > 2 * error and twenty.max() < plain.min()
     assert abs(distance) <= 0.5 and "that error is *reproduced*" in said
     both = last_rows(load_runs(RUNS, "agreement").query("finished"))
-    assert all(f"{error:.2f}" in said for error in both.test_error)
-    low, high = (net.test_error for _, net in both.groupby("network"))
+    assert all(f"{error:.2f}" in said for error in both[both.depth == 20].test_error)
+    assert all(f"{error:.2f} % training error there" in said for error in both[both.depth == 56].train_error)
+    low, high = (net.test_error for _, net in both[both.depth == 20].groupby("network"))
     apart, error = high.mean() - low.mean(), (low.sem() ** 2 + high.sem() ** 2) ** 0.5
     assert f"{apart:.2f} points apart, with a standard error of {error:.2f}. We had said" in said
     assert len(low) == len(high) == 3 and 0 < apart <= 0.5 and "*agree*" in said
