@@ -291,9 +291,12 @@ def test_norms_average_as_the_design_says(name):
     assert {(norm.momentum, norm.eps, norm.affine) for norm in norms} == {(0.1, 1e-5, True)}
 
 
-def test_a_variant_is_the_residual_net_with_what_its_name_says():
+def test_a_variant_is_what_its_name_says():
     widths = (16, 32, 64)
     expected = {f"resnet-56-strength-{s}": Spec((9, 9, 9), widths, strength=s) for s in (0.25, 0.5, 0.75)}
     expected |= {"resnet-56-single": Spec((18, 18, 18), widths, single=True)}
     expected |= {f"resnet-{6 * n + 2}-preactivation": Spec((n,) * 3, widths, preactivation=True) for n in (9, 18)}
+    expected |= {"plain-56-identity": Spec((9, 9, 9), widths, shortcut="plain")}
     assert {name: config.spec for name, config in VARIANTS.items()} == expected
+    assert {name for name, config in VARIANTS.items() if config.initialisation != "fan in"} == {"plain-56-identity"}
+    assert VARIANTS["plain-56-identity"].initialisation == "near identity"
