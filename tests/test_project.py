@@ -104,6 +104,24 @@ def test_the_readmes_sentences_are_the_records():
     assert set(full.network) == {"plain-20", "resnet-20"}, "the sentences are older than the records"
 
 
+@pytest.mark.parametrize(
+    ("chapter", "quoted"),
+    [
+        ("06_plain_vs_residual", {"plain-56": "quick", "plain-56-float32": "agreement"}),
+        ("08_layer_responses", {"plain-56-float32": "agreement"}),
+        ("12_what_matters", {"plain-56": "quick", "resnet-56": "quick", "plain-20": "quick"}),
+        ("12_what_matters", {"plain-56-identity": "starts", "plain-56-float32": "agreement"}),
+        ("13_claims", {"plain-56": "quick", "plain-56-float32": "agreement"}),
+    ],
+)
+def test_a_chapter_quotes_training_errors_as_recorded(chapter, quoted):
+    cells = nbformat.read(ROOT / "notebooks" / f"{chapter}.ipynb", 4).cells
+    said = " ".join(" ".join(cell.source for cell in cells if cell.cell_type == "markdown").split())
+    ends = last_rows(load_runs(RUNS).query("finished and seed == 0")).set_index(["suite", "network"]).train_error
+    for network, suite in quoted.items():
+        assert re.search(rf"\b{ends[suite, network]:.1f}( %| and)", said), f"{network} of {suite}"
+
+
 PAGES = [path for part in ("", "benchmarks/", "docs/", "data/*/") for path in sorted(ROOT.glob(f"{part}*.md"))]
 
 

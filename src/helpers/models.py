@@ -254,7 +254,7 @@ def initialise(network: nn.Module, mode: Initialisation = "fan in") -> None:
 
     "fan out": convolutions with variance 2 / fan-out. "zero last": each block's second BN at 0, so that the block of
     two layers begins as its shortcut; other blocks as by "fan in". "near identity": in convolutions that keep the
-    number of channels, four times the identity is added to the kernel, and a third of the sum taken.
+    number of channels, four times the identity is added to the kernel, and a third of the sum taken (notebook 12).
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
